@@ -1,0 +1,64 @@
+# `make help` lists the targets. Each procedure is one line that calls its playbook; EXTRA passes options through:
+#   make emergency-restart EXTRA="--check"
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export STREAMOPS_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamops
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Molecule's own default is one folder for all clones of the same name.
+export MOLECULE_EPHEMERAL_DIRECTORY := $(CURDIR)/.cache/molecule
+
+PLAY := ansible-playbook
+PYTEST := pytest
+
+.PHONY: help
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Set-up
+
+.PHONY: prerequisites venv lock
+prerequisites:  ## find the programs that everything stands on; as root on Debian or Ubuntu, install them
+	@setup/prerequisites.sh
+venv: prerequisites  ## bring .venv to what the locked requirements say
+	@setup/venv.sh
+lock: venv  ## make the locked requirements anew from the *.in files
+	@for name in requirements requirements-bootstrap requirements-go; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $$name.in -o $$name.txt; \
+	done
+
+# Life of the sandbox
+
+.PHONY: up down clean
+up: venv  ## deploy the sandbox, or what of it is missing, and prove that events reach the table
+	@$(PLAY) playbooks/site.yml $(EXTRA)
+down: venv  ## stop the sandbox; its data stays
+	@$(PLAY) playbooks/stack-down.yml $(EXTRA)
+clean: venv  ## list what would be removed; CONFIRM=<the cluster id that the list prints> removes it
+	@$(PLAY) playbooks/sandbox-remove.yml $(if $(CONFIRM),-e confirm=$(CONFIRM),--check) $(EXTRA)
+
+# Procedures
+
+.PHONY: stack-up status-all health-check health-check-all emergency-restart
+stack-up: venv  ## start what is deployed and stopped
+	@$(PLAY) playbooks/stack-up.yml $(EXTRA)
+status-all: venv  ## one table of all services
+	@$(PLAY) playbooks/status-all.yml $(EXTRA)
+health-check: venv  ## is the pipeline healthy: the exit code is the answer
+	@$(PLAY) playbooks/health-check.yml $(EXTRA)
+health-check-all: venv  ## the same, every check there is
+	@$(PLAY) playbooks/health-check.yml -e scope=all $(EXTRA)
+emergency-restart: venv  ## bring back what is down, and prove it
+	@$(PLAY) playbooks/emergency-restart.yml $(EXTRA)
+
+# Proof
+
+.PHONY: check test bench
+check: venv  ## lint, unit and contract tests
+	@$(PYTEST) tests/lint tests/unit tests/contract $(ARGS)
+test: venv  ## everything: lint, unit, contract, end to end, and each scenario of faults
+	@$(PYTEST) tests/unit tests/contract tests/lint tests/e2e $(ARGS)
+bench: venv  ## each budget beside its floor, three times
+	@$(PYTEST) tests/bench $(ARGS)

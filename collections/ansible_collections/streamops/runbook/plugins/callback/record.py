@@ -1,0 +1,411 @@
+"""The callback that every procedure runs under: refusals, locks, records, deadline, exit codes, the card."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible import context
+from ansible.plugins.callback import CallbackBase
+from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
+from ansible_collections.streamops.runbook.plugins.module_utils import catalog, provenance, runs
+from ansible_collections.streamops.runbook.plugins.module_utils.card import render
+from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
+
+DOCUMENTATION = """
+    name: record
+    type: notification
+    short_description: Locks, records and ends every procedure of the runbook
+    description:
+      - Active for the playbooks of the project's playbooks folder, each of which needs an entry in the catalog.
+      - Refuses options that would let a failing check end green, and parameters with values that are not allowed.
+      - Takes a kernel lock for each resource, writes the started and the finished record, prints the card.
+      - Raises the exit code to 3 (refused), 4 (degraded or unreachable) or 75 (locked).
+    requirements:
+      - enable in ansible.cfg with callbacks_enabled
+"""
+
+PROJECT = Path(__file__).resolve().parents[6]
+_PHASE = re.compile(r"^[1-4] (check|plan|act|prove)\b")
+# Tasks that only steer a play; they are no work and are left out of the count of module results.
+_STEERING = frozenset(
+    {
+        "add_host",
+        "assert",
+        "debug",
+        "fail",
+        "import_role",
+        "import_tasks",
+        "include_role",
+        "include_tasks",
+        "meta",
+        "set_fact",
+        "validate_argument_spec",
+    }
+)
+# Molecule passes these always; they skip nothing of ours.
+_HARMLESS_SKIP_TAGS = frozenset({"molecule-notest", "notest", "molecule-idempotence-notest"})
+
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "notification"
+    CALLBACK_NAME = "streamops.runbook.record"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run: runs.Run | None = None
+        self._locks: runs.Locks | None = None
+        self._procedure: catalog.Procedure | None = None
+        self._started_clock = 0.0
+        self._phase = "check"
+        self._phase_clock = 0.0
+        self._phases: dict[str, float] = {}
+        self._results = 0
+        self._failures: list[dict[str, Any]] = []
+        self._fragments: dict[str, Any] = {"decisions": [], "did": [], "readings": {}}
+        self._finished = threading.Event()
+        self._seen_playbook = False
+        self._state = Path()
+        self._scratch: Path | None = None
+
+    def _active(self) -> tuple[runs.Run, catalog.Procedure]:
+        if self._run is None or self._procedure is None:
+            raise RuntimeError("no run has begun")
+        return self._run, self._procedure
+
+    # The start: refusals first, then the locks, then the record.
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        path = Path(playbook._file_name).resolve()
+        if path.parent != PROJECT / "playbooks":
+            return
+        try:
+            if self._seen_playbook or len(context.CLIARGS["args"]) > 1:
+                raise Refused("playbooks of this call", "more than one", "one procedure a call")
+            self._seen_playbook = True
+            self._begin(path, playbook)
+        except runs.Locked as error:
+            self._end_early("locked", error)
+        except RunbookError as error:
+            self._end_early("refused", error)
+        except Exception as error:  # noqa: BLE001  whatever keeps the record from beginning ends the run
+            self._end_early("failed", RunbookError("the record of this run", f"{type(error).__name__}: {error}"))
+
+    def _begin(self, path: Path, playbook: Any) -> None:
+        entries = catalog.load(PROJECT / "config" / "runbook")
+        if path.stem not in entries:
+            raise Refused(f"playbook {path.name}", "no entry in the catalog", "an entry in config/runbook")
+        procedure = self._procedure = entries[path.stem]
+        play = playbook.get_plays()[0]
+        manager = play.get_variable_manager()
+        extra = dict(manager.extra_vars)
+        # Ansible makes hostvars only when the first play begins; the inventory's own values need them before.
+        HostVars(inventory=manager._inventory, variable_manager=manager, loader=playbook._loader)
+        variables = manager.get_vars(play=play, host=manager._inventory.get_host("localhost"))
+        templar = Templar(loader=playbook._loader, variables=variables)
+
+        def value(name: str) -> Any:
+            return templar.template(variables[name]) if name in variables else None
+
+        self._open_record(procedure, extra, value("runbook_state_dir"), value("runbook_marker"))
+        self._refuse_options()
+        inventory = manager._inventory
+        procedure.check_parameters(extra, self._known_names(manager, inventory))
+        for group in procedure.groups:
+            if not inventory.get_groups_dict().get(group):
+                raise Refused(
+                    f"group {group} of the inventory",
+                    "no host",
+                    "at least one host",
+                    "name its hosts in the inventory",
+                )
+        marker = value("runbook_marker")
+        if not procedure.deploys and (not marker or not Path(marker).is_file()):
+            raise Refused(
+                "deployment",
+                f"nothing deployed ({marker} is missing)",
+                "a deployed pipeline",
+                "make up",
+            )
+        self._take_locks(procedure, extra)
+        self._start_clocks(procedure)
+
+    def _known_names(self, manager: Any, inventory: Any) -> set[str]:
+        names: set[str] = set()
+        for host in [*inventory.get_hosts(), inventory.get_host("localhost")]:
+            names |= set(manager.get_vars(host=host, include_hostvars=False))
+        return names
+
+    def _open_record(
+        self,
+        procedure: catalog.Procedure,
+        extra: Mapping[str, Any],
+        state: str | None,
+        marker: str | None,
+    ) -> None:
+        if not state:
+            raise Refused(
+                "variable runbook_state_dir",
+                "nothing",
+                "the folder of the run records",
+                "name it in the inventory",
+            )
+        check = bool(context.CLIARGS["check"])
+        if not (marker and Path(marker).is_file()) and (check or not procedure.deploys):
+            # Nothing is deployed: a plan or a refusal must leave nothing behind there either.
+            state = tempfile.mkdtemp(prefix="runbook-")
+            atexit.register(self._remove_scratch, state, os.getpid())
+            self._scratch = Path(state)
+        self._state = Path(state)
+        sources = [str(source) for source in context.CLIARGS["inventory"] or ()]
+        run_id = runs.new_run_id(procedure.name)
+        self._run = runs.Run(
+            folder=self._state / "runs",
+            id=run_id,
+            procedure=procedure.name,
+            started={
+                "id": run_id,
+                "procedure": procedure.name,
+                "severity": procedure.severity,
+                "check": check,
+                "started_at": runs.now_text(),
+                "pid": os.getpid(),
+                "pid_start": runs.process_start(os.getpid()),
+                "trigger": provenance.trigger(os.environ),
+                "actor": provenance.actor(os.environ),
+                "reason": str(extra.get("reason", "")),
+                "parameters": runs.without_secrets(extra),
+                "inventory": [os.path.relpath(source, PROJECT) for source in sources],
+                **provenance.commit(PROJECT),
+                "fingerprint": provenance.fingerprint(PROJECT, sources),
+            },
+        )
+        self._run.begin()
+        os.environ["RUNBOOK_RUN_ID"] = run_id
+        os.environ["RUNBOOK_STARTED"] = str(self._run.started_path)
+        os.environ["RUNBOOK_FINISHED"] = str(self._run.finished_path)
+        os.environ["RUNBOOK_STARTED_AT"] = self._run.started["started_at"]
+        os.environ["RUNBOOK_PROGRESS"] = str(self._run.progress_path)
+
+    @staticmethod
+    def _remove_scratch(folder: str, owner: int) -> None:
+        # Forked workers inherit the hook; only the run itself may act on it.
+        if os.getpid() == owner:
+            shutil.rmtree(folder)
+
+    def _refuse_options(self) -> None:
+        arguments = context.CLIARGS
+        given = {
+            "--limit": arguments["subset"],
+            "--tags": set(arguments["tags"]) - {"all"},
+            "--skip-tags": set(arguments["skip_tags"]) - _HARMLESS_SKIP_TAGS,
+            "--start-at-task": arguments["start_at_task"],
+            "--step": arguments["step"],
+        }
+        for option, found in given.items():
+            if found:
+                raise Refused(
+                    f"option {option}",
+                    repr(found if isinstance(found, (str, bool)) else sorted(found)),
+                    "none: it would skip the check and run the rest",
+                    "run the whole procedure; it acts only on what needs it",
+                )
+
+    def _take_locks(self, procedure: catalog.Procedure, extra: Mapping[str, Any]) -> None:
+        run, _ = self._active()
+        if run.started["check"]:
+            return
+        self._locks = runs.Locks(self._state / "locks")
+        try:
+            self._locks.take(procedure.locks, run.id, procedure.name)
+        except runs.Locked as locked:
+            if "takeover" not in extra:
+                raise
+            runs.take_over(locked, str(extra["takeover"]))
+            self._locks.take(procedure.locks, run.id, procedure.name)
+        if procedure.locks:
+            run.data["interrupted_before"] = runs.close_interrupted(run.folder)
+            for left in run.data["interrupted_before"]:
+                done = "; ".join(left["done"]) or "nothing yet"
+                self._say(f"Run {left['run']} was interrupted in phase {left['phase']}; it had done: {done}.")
+
+    def _start_clocks(self, procedure: catalog.Procedure) -> None:
+        run, _ = self._active()
+        self._started_clock = self._phase_clock = time.monotonic()
+        if procedure.risk != "read-only":
+            changed = provenance.changed_since(runs.last_completed(run.folder), run.started)
+            run.data["changed_since_last_proof"] = changed
+            self._say("Changed since the last proven run: " + "; ".join(changed))
+        signal.signal(signal.SIGALRM, self._deadline)
+        signal.alarm(procedure.deadline)
+        threading.Thread(target=self._follow_progress, args=(run.progress_path,), daemon=True).start()
+
+    def _deadline(self, _signal: int, _frame: Any) -> None:
+        run, procedure = self._active()
+        text = f"deadline of {procedure.deadline} s passed in phase {self._phase}"
+        run.finish("failed", **self._collected(), failures=[*self._failures, {"message": text}])
+        os.write(2, f"\n{procedure.name}: {text}; record: {run.finished_path}\n".encode())
+        # SIGTERM and not an exception: measured, an exception here lets late effects through.
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _follow_progress(self, path: Path) -> None:
+        position = 0
+        while not self._finished.wait(0.3):
+            if path.exists():
+                with path.open("rb") as stream:
+                    stream.seek(position)
+                    text = stream.read()
+                whole = text[: text.rfind(b"\n") + 1]
+                position += len(whole)
+                for line in whole.splitlines():
+                    # os.write takes no lock that a forked worker could inherit while it is held.
+                    os.write(1, b"    ... " + line + b"\n")
+
+    def _say(self, text: str) -> None:
+        self._display.display(text)
+
+    def _end_early(self, status: str, error: RunbookError) -> None:
+        name = self._procedure.name if self._procedure else "playbook"
+        sys.stderr.write(f"{name} {status}: {error}\n")
+        if self._run is not None:
+            self._run.finish(status, message=str(error), failures=[{"message": str(error)}])
+        sys.exit(runs.EXIT_CODES[status])
+
+    # While it runs.
+
+    def v2_playbook_on_play_start(self, play: Any) -> None:
+        match = _PHASE.match(play.get_name())
+        if self._run is None or match is None:
+            return
+        self._close_phase()
+        self._phase = match.group(1)
+        self._run.note({"phase": self._phase, "play": play.get_name()})
+
+    def _close_phase(self) -> None:
+        now = time.monotonic()
+        self._phases[self._phase] = round(self._phases.get(self._phase, 0.0) + now - self._phase_clock, 2)
+        self._phase_clock = now
+
+    def v2_runner_on_ok(self, result: Any) -> None:
+        self._collect(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        self._collect(result)
+        if self._run is not None and not ignore_errors:
+            answer = result.result
+            self._failures.append(
+                {
+                    "phase": self._phase,
+                    "host": result.host.get_name(),
+                    "task": result.task_name,
+                    "message": str(answer.get("msg", "")),
+                    "crashed": "exception" in answer,
+                }
+            )
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        self._collect(result)
+        if self._run is not None:
+            self._fragments.setdefault("unreachable", []).append(result.host.get_name())
+
+    def _collect(self, result: Any) -> None:
+        if self._run is None:
+            return
+        answer = result.result
+        # A playbook may add to the record itself: set_fact with runbook_fragment.
+        facts = answer.get("ansible_facts")
+        if isinstance(facts, Mapping) and isinstance(facts.get("runbook_fragment"), Mapping):
+            self._merge(facts["runbook_fragment"])
+        if result.task.action.rsplit(".", 1)[-1] in _STEERING:
+            return
+        items = answer.get("results") if isinstance(answer.get("results"), list) else [answer]
+        for item in items:
+            if not isinstance(item, Mapping) or item.get("skipped"):
+                continue
+            self._results += 1
+            fragment = item.get("runbook")
+            if isinstance(fragment, Mapping):
+                self._merge(fragment)
+            if item.get("changed") and not context.CLIARGS["check"]:
+                self._note_deeds(result, item)
+
+    def _note_deeds(self, result: Any, item: Mapping[str, Any]) -> None:
+        run, _ = self._active()
+        host = result.host.get_name()
+        deeds = item.get("did") or [result.task_name]
+        for deed in deeds:
+            text = f"{host}: {deed}" if not str(deed).startswith(host) else str(deed)
+            self._fragments["did"].append(text)
+            run.note({"phase": self._phase, "did": text})
+
+    def _merge(self, fragment: Mapping[str, Any]) -> None:
+        run, _ = self._active()
+        for key, value in fragment.items():
+            if key == "decisions":
+                for decision in value:
+                    if decision not in self._fragments["decisions"]:
+                        self._fragments["decisions"].append(decision)
+            elif key == "readings":
+                self._fragments["readings"].setdefault("before", value)
+                self._fragments["readings"]["after"] = value
+            else:
+                self._fragments[key] = value
+        if "plan" in fragment:
+            run.note({"phase": self._phase, "plan": fragment["plan"]})
+
+    # The end.
+
+    def _collected(self) -> dict[str, Any]:
+        self._close_phase()
+        return {
+            **self._fragments,
+            "phases": self._phases,
+            "seconds": round(time.monotonic() - self._started_clock, 2),
+            "module_results": self._results,
+        }
+
+    def _verdict(self, stats: Any) -> str:
+        run, procedure = self._active()
+        check = run.started["check"]
+        if stats.failures or (self._failures and not stats.rescued):
+            if "status" in self._fragments:
+                return str(self._fragments["status"])
+            early = all(failure["phase"] in ("check", "plan") and not failure["crashed"] for failure in self._failures)
+            return "refused" if early and self._failures else "failed"
+        if stats.dark or self._fragments.get("unreachable"):
+            return "degraded"
+        acting = procedure.risk != "read-only"
+        if acting and check and "plan" not in self._fragments and not procedure.deploys:
+            self._failures.append({"message": "the run ended without a plan"})
+            return "failed"
+        if acting and not check and not self._fragments.get("proof"):
+            self._failures.append({"message": "the run ended without a proof"})
+            return "failed"
+        return str(self._fragments.get("status", "completed"))
+
+    def v2_playbook_on_stats(self, stats: Any) -> None:
+        if self._run is None or self._procedure is None:
+            return
+        self._finished.set()
+        signal.alarm(0)
+        status = self._verdict(stats)
+        changed = sum(stats.changed.values())
+        record = self._run.finish(status, **self._collected(), changed=changed, failures=self._failures)
+        kept = str(self._run.finished_path) if self._state != self._scratch else "none: nothing is deployed yet"
+        self._display.display(render(record, self._procedure, kept))
+        code = runs.EXIT_CODES[status]
+        if code:
+            sys.exit(code)

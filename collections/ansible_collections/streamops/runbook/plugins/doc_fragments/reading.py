@@ -1,0 +1,36 @@
+"""The options that every module which reads the stack's health has in common."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    DOCUMENTATION = r"""
+options:
+  target:
+    description: What is probed and as whom.
+    type: dict
+    required: true
+    suboptions:
+      endpoints: {description: The endpoints of the stack (endpoints.json)., type: dict, required: true}
+      kafka_user: {description: Username and password of the probing principal., type: dict, required: true}
+      s3_user: {description: Access key and secret key of the probing user., type: dict, required: true}
+      brokers: {description: Bootstrap address by broker host., type: dict, required: true}
+      hosts: {description: Host by service., type: dict, required: true}
+      cluster_id: {description: The cluster id that the inventory names., type: str, required: true}
+      topics: {description: Declared topics., type: list, elements: str, required: true}
+      buckets: {description: Declared buckets., type: list, elements: str, required: true}
+      progress_max_age: {description: Oldest progress of the stream that is healthy in seconds., type: float, default: 30.0}
+      ack_max_age: {description: Oldest acknowledged event that is healthy in seconds., type: float, default: 15.0}
+      timeout: {description: Limit of one question in seconds., type: float, default: 4.0}
+  scope:
+    description: Services to probe.
+    type: list
+    elements: str
+    choices: [kafka, minio, spark-streaming, producer]
+    default: [kafka, minio, spark-streaming, producer]
+  services: {description: ServiceInfo of every service that could be read., type: list, elements: dict, default: []}
+  unreachable: {description: Services by host that can not be reached., type: dict, default: {}}
+  polls: {description: Good readings in a row that count as healthy., type: int, default: 1}
+  interval: {description: Seconds between two readings., type: float, default: 1.0}
+  deadline: {description: Seconds within which the stack may become healthy., type: float, default: 0.0}
+"""

@@ -1,0 +1,61 @@
+"""The parameters that ``health`` and ``proof`` share, and how they become a target and a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .health import Reading, watch
+from .probes import Check, Target, probe_all, service_check, unreachable_check
+from .progress import report
+
+SCOPE = ("kafka", "minio", "spark-streaming", "producer")
+
+ARGUMENTS: dict[str, Any] = {
+    "target": {
+        "type": "dict",
+        "required": True,
+        "options": {
+            "endpoints": {"type": "dict", "required": True},
+            "kafka_user": {"type": "dict", "required": True, "no_log": True},
+            "s3_user": {"type": "dict", "required": True, "no_log": True},
+            "brokers": {"type": "dict", "required": True},
+            "hosts": {"type": "dict", "required": True},
+            "cluster_id": {"type": "str", "required": True},
+            "topics": {"type": "list", "elements": "str", "required": True},
+            "buckets": {"type": "list", "elements": "str", "required": True},
+            "progress_max_age": {"type": "float", "default": 30.0},
+            "ack_max_age": {"type": "float", "default": 15.0},
+            "timeout": {"type": "float", "default": 4.0},
+        },
+    },
+    "scope": {"type": "list", "elements": "str", "choices": list(SCOPE), "default": list(SCOPE)},
+    "services": {"type": "list", "elements": "dict", "default": []},
+    "unreachable": {"type": "dict", "default": {}},
+    "polls": {"type": "int", "default": 1},
+    "interval": {"type": "float", "default": 1.0},
+    "deadline": {"type": "float", "default": 0.0},
+}
+
+
+def read(parameters: Mapping[str, Any]) -> Reading:
+    """Poll the scope as the parameters say; the states of services are those that the caller has just read."""
+    aim = Target(**parameters["target"])
+    fixed: list[Check] = [service_check(info) for info in parameters["services"]]
+    for host, services in parameters["unreachable"].items():
+        fixed += unreachable_check(host, services)
+    return watch(
+        lambda: [*fixed, *probe_all(aim, parameters["scope"])],
+        polls=parameters["polls"],
+        deadline=parameters["deadline"],
+        interval=parameters["interval"],
+        report=report,
+    )
+
+
+def complaint(reading: Reading) -> str:
+    """Say of each failed check what was seen, what was expected and which procedure helps."""
+    return "\n".join(
+        f"{check.subject}: {check.seen}; expected {check.expected}; helps: make {check.procedure}"
+        for check in reading.failed
+    )

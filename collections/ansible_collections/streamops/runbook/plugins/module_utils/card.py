@@ -1,0 +1,98 @@
+"""The card at the end of a run: what was wrong, what was done, what was proven, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .catalog import Procedure
+
+# As many deeds as a screen of a card holds; the record has them all.
+_MOST = 16
+_COLUMNS = ("service", "host", "state", "healthy", "since", "pid", "memory")
+
+
+def _memory(value: Any) -> str:
+    return "-" if value is None else f"{int(value) / 2**20:.0f} MiB"
+
+
+def table(services: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Render one line a service under a head line: service, host, state, healthy, since, pid, memory.
+
+    :param services: ServiceInfo with ``healthy`` filled in.
+    """
+    rows = [_COLUMNS] + [
+        (
+            str(service["service"]),
+            str(service["host"]),
+            str(service["state"]),
+            "yes" if service["healthy"] else "NO",
+            str(service.get("started_at") or "-"),
+            str(service.get("pid") or "-"),
+            _memory(service.get("memory_bytes")),
+        )
+        for service in services
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _rows(label: str, lines: Sequence[str]) -> list[str]:
+    return [f"  {label if number == 0 else '':<8} {line}" for number, line in enumerate(lines)]
+
+
+def _wrong(record: Mapping[str, Any]) -> list[str]:
+    before = record.get("readings", {}).get("before", {})
+    return [f"{check['subject']}: {check['seen']}" for check in before.get("failed", [])] or ["nothing"]
+
+
+def _done(record: Mapping[str, Any]) -> list[str]:
+    decisions = [f"{item['subject']}: {item['decision']} ({item['why']})" for item in record.get("decisions", [])]
+    done = [*record.get("did", []), *decisions]
+    more = [f"... and {len(done) - _MOST} more, in the record"] if len(done) > _MOST else []
+    return [*done[:_MOST], *more] or ["nothing"]
+
+
+def _proven(record: Mapping[str, Any]) -> list[str]:
+    proof = record.get("proof")
+    return list(proof["lines"]) if proof else ["nothing"]
+
+
+def _next(record: Mapping[str, Any], procedure: Procedure) -> list[str]:
+    failures = [str(failure.get("message", "")) for failure in record.get("failures", []) if failure.get("message")]
+    steps = list(record.get("next", []))
+    if failures and not steps:
+        steps = [f"read docs/runbooks/{procedure.name}.md, then make status-all"]
+    return [*failures, *steps] or ["nothing"]
+
+
+def render(record: Mapping[str, Any], procedure: Procedure, path: str) -> str:
+    """Render a finished record for the person on call.
+
+    :param record: the finished record.
+    :param path: the file in which it stands.
+    """
+    title = f"{record['procedure']}{' --check' if record.get('check') else ''}: {record['status']}"
+    lines = [
+        "",
+        f"{title} in {record.get('seconds', 0):.1f} s, changed={record.get('changed', 0)}, "
+        f"module results {record.get('module_results', 0)}",
+    ]
+    lines += [f"  {row}" for row in record.get("table", [])]
+    if procedure.risk == "read-only":
+        if record.get("failures"):
+            lines += _rows("next", _next(record, procedure))
+    else:
+        lines += _rows("wrong", _wrong(record))
+        if record.get("check"):
+            lines += _rows(
+                "plan",
+                [str(line) for line in record.get("plan", {}).get("lines", [])] or ["nothing to do"],
+            )
+        else:
+            lines += _rows("done", _done(record))
+            lines += _rows("proven", _proven(record))
+        lines += _rows("next", _next(record, procedure))
+        lines += _rows("urls", record.get("urls", []))
+    lines += _rows("record", [path])
+    return "\n".join(lines)

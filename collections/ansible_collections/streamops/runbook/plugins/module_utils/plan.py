@@ -1,0 +1,241 @@
+"""Plans: from what was seen to what will be done, in which order and why. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from .catalog import parse_timestamp
+from .errors import Refused
+from .probes import Check
+
+INTENTS = ("observe", "recover", "restart", "start", "stop")
+# Producers before what they feed; combined Kafka nodes share one rank, since they stop all at once.
+STOP_RANK = {"producer": 1, "spark-streaming": 2, "kafka": 3, "minio": 4}
+# The driver is spawned with Kafka and waits inside for it; only the producer waits for the gate.
+LATE = ("producer",)
+DEPENDS = {"spark-streaming": ("kafka", "minio"), "producer": ("kafka",)}
+# The exit code with which the streaming job says that starting would lose or double data (sysexits EX_CONFIG).
+START_REFUSED = 78
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do: stop, start, restart or wait; ``why`` is what was seen."""
+
+    service: str
+    host: str
+    verb: str
+    why: str
+
+    @property
+    def subject(self) -> str:
+        return f"{self.service} on {self.host}" if self.host else self.service
+
+    @property
+    def line(self) -> str:
+        return f"{self.verb} {self.subject}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do; empty actions mean that there is nothing to do."""
+
+    intent: str
+    actions: tuple[Action, ...]
+
+    def of(self, *verbs: str) -> list[Action]:
+        return [action for action in self.actions if action.verb in verbs]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan with, for each host, what the act plays will do there (``hosts``)."""
+        hosts: dict[str, dict[str, Any]] = {}
+        for action in self.actions:
+            if action.verb == "wait":
+                continue
+            row = hosts.setdefault(action.host, {"host": action.host, "stop": [], "early": [], "late": []})
+            step = {"name": action.service, "verb": action.verb}
+            if action.verb == "stop" or (self.intent == "restart" and action.verb == "restart"):
+                row["stop"].append(action.service)
+            if action.verb in ("start", "restart"):
+                row["late" if action.service in LATE else "early"].append(step)
+        return {
+            "intent": self.intent,
+            "actions": [asdict(action) for action in self.actions],
+            "lines": [f"{number}. {action.line}" for number, action in enumerate(self.actions, 1)],
+            "hosts": list(hosts.values()),
+            "changes": any(action.verb != "wait" for action in self.actions),
+        }
+
+
+def _order(intent: str) -> Any:
+    backwards = intent in ("stop",)
+
+    def key(action: Action) -> tuple[int, str, str]:
+        rank = STOP_RANK.get(action.service, 0)
+        if action.verb == "wait":
+            return 100 + rank, action.service, action.host
+        # What starts first is what stops last.
+        return (rank if backwards else -rank), action.service, action.host
+
+    return key
+
+
+def refuse_foreign_cluster(services: Sequence[Mapping[str, Any]], checks: Sequence[Check], cluster_id: str) -> None:
+    """Refuse when the live cluster, or any node's own disk, carries another id than the inventory's."""
+    for check in checks:
+        if check.name == "kafka.identity" and not check.healthy:
+            raise Refused(
+                "the live Kafka cluster",
+                check.seen,
+                f"cluster id {cluster_id}, as the inventory says",
+                "choose the inventory of this cluster, or correct kafka_cluster_id",
+            )
+    for service in services:
+        identity = service.get("identity")
+        if service["service"] == "kafka" and identity and identity != cluster_id:
+            raise Refused(
+                f"the disk of kafka on {service['host']}",
+                f"cluster id {identity}",
+                f"cluster id {cluster_id}, as the inventory says",
+                "choose the inventory of this cluster, or correct kafka_cluster_id",
+            )
+
+
+def _recover(
+    service: Mapping[str, Any],
+    failed: Sequence[Check],
+    sick_services: frozenset[str],
+    now: datetime,
+    grace: Mapping[str, float],
+) -> Action | None:
+    name, host, state = str(service["service"]), str(service["host"]), str(service["state"])
+    if state == "suspended":
+        return Action(name, host, "restart", "its process is suspended and answers nothing")
+    if state not in ("running", "starting"):
+        detail = str(service.get("detail") or state)
+        return Action(name, host, "start", f"{state} ({detail})" if detail != state else state)
+    own = [
+        check for check in failed if check.service == name and check.host == host and check.name != "service.running"
+    ]
+    if not own:
+        return None
+    seen = own[0].seen
+    started = parse_timestamp(service.get("started_at"))
+    age = (now - started).total_seconds() if started else 0.0
+    if age < grace.get(name, 60.0):
+        return Action(name, host, "wait", f"started {age:.0f} s ago and may still be booting: {seen}")
+    sick = [needed for needed in DEPENDS.get(name, ()) if needed in sick_services]
+    if sick:
+        return Action(name, host, "wait", f"{' and '.join(sick)} first: {seen}")
+    return Action(name, host, "restart", seen)
+
+
+def _decide(
+    service: Mapping[str, Any],
+    intent: str,
+    failed: Sequence[Check],
+    since: datetime,
+    now: datetime,
+    grace: Mapping[str, float],
+) -> Action | None:
+    name, host, state = str(service["service"]), str(service["host"]), str(service["state"])
+    works = state in ("running", "starting")
+    if intent == "stop":
+        occupied = works or state in ("suspended", "backoff")
+        return Action(name, host, "stop", f"it is {state}") if occupied else None
+    if intent == "start":
+        verb = "restart" if state == "suspended" else "start"
+        return None if works else Action(name, host, verb, f"it is {state}")
+    if intent == "restart" and (works or state == "suspended"):
+        started = parse_timestamp(service.get("started_at"))
+        if started is not None and started >= since:
+            return None
+        why = f"it started {service.get('started_at')}, before {since.isoformat()}"
+        return Action(name, host, "restart", why)
+    if intent in ("restart", "recover"):
+        return _recover(service, failed, frozenset(check.service for check in failed), now, grace)
+    return None
+
+
+def make(
+    services: Sequence[Mapping[str, Any]],
+    checks: Sequence[Check],
+    *,
+    intent: str,
+    since: datetime,
+    now: datetime,
+    grace: Mapping[str, float],
+    cluster_id: str,
+) -> Plan:
+    """Make the plan of a run.
+
+    :param services: the ServiceInfo of every service of every host that could be reached.
+    :param checks: the checks of the same moment.
+    :param intent: ``observe`` nothing; ``recover`` what is unhealthy; ``restart`` all that started before
+        ``since``; ``start`` what does not run; ``stop`` what runs.
+    :param grace: seconds that each service may take to boot before a failing probe counts against it.
+    :raises Refused: when acting would be wrong.
+    """
+    refuse_foreign_cluster(services, checks, cluster_id)
+    absent = [f"{service['service']} on {service['host']}" for service in services if service["state"] == "absent"]
+    if absent and intent != "observe":
+        raise Refused(", ".join(absent), "nothing deployed", "a deployed service", "make up")
+    failed = [check for check in checks if not check.healthy]
+    found = (_decide(service, intent, failed, since, now, grace) for service in services)
+    actions = [action for action in found if action is not None]
+    if intent == "recover" and not actions:
+        # A cluster-wide check may fail while every node answers: replicas still catching up, say.
+        actions = [Action(check.service, "", "wait", check.seen) for check in failed if not check.host]
+    _refuse_refused_start(services, actions)
+    return Plan(intent, tuple(sorted(actions, key=_order(intent))))
+
+
+def _refuse_refused_start(services: Sequence[Mapping[str, Any]], actions: Sequence[Action]) -> None:
+    """Refuse where the streaming job is all that is down and it said itself that starting would be wrong."""
+    refused = {
+        (service["service"], service["host"])
+        for service in services
+        if service["state"] == "exited" and service.get("exit_code") == START_REFUSED
+    }
+    acting = {(action.service, action.host) for action in actions if action.verb in ("start", "restart")}
+    if acting and acting <= refused:
+        name, host = sorted(acting)[0]
+        raise Refused(
+            f"{name} on {host}",
+            f"exit code {START_REFUSED}: it refused to start, since starting would lose or double data",
+            "a checkpoint that fits the table",
+            f"read the last lines of the log of {name} on {host}: they name what is wrong and the way out",
+        )
+
+
+def settle(
+    plan: Mapping[str, Any], failed: Sequence[Check], seconds: float
+) -> tuple[list[Action], list[dict[str, str]]]:
+    """Settle the waits of a plan after a wait of ``seconds``.
+
+    :param plan: a plan as :meth:`Plan.as_dict` gives it.
+    :param failed: what still fails after the wait.
+    :returns: what did not come back by itself and is to be restarted, and the decisions on what did.
+    """
+    actions = [Action(**action) for action in plan["actions"]]
+    acted = {(action.service, action.host) for action in actions if action.verb != "wait"}
+    late = {(check.service, check.host): check for check in failed}
+    restarts, decisions = [], []
+    for wait in (action for action in actions if action.verb == "wait"):
+        key = (wait.service, wait.host)
+        if key not in late:
+            why = f"healthy again within {seconds:.1f} s without our help"
+            decisions.append({"subject": wait.subject, "decision": "waited", "why": why})
+        elif wait.host and key not in acted:
+            restarts.append(
+                Action(
+                    wait.service,
+                    wait.host,
+                    "restart",
+                    f"did not come back by itself: {late[key].seen}",
+                )
+            )
+    return restarts, decisions

@@ -1,0 +1,370 @@
+"""Probes: each asks one component one question, within a timeout, and returns checks; none changes anything.
+
+A probe never raises for a sick component: what it saw is the answer. Every check says which service
+(and host) it speaks of, so that a plan can act on it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+REPAIR = "emergency-restart"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answered question.
+
+    :param name: what was asked, ``component.question``.
+    :param service: the service it speaks of.
+    :param host: the logical host, or empty where it speaks of the whole service.
+    :param seen: what was seen, in words.
+    :param expected: what would have been right.
+    :param procedure: the procedure that helps.
+    """
+
+    name: str
+    service: str
+    host: str
+    healthy: bool
+    seen: str
+    expected: str
+    procedure: str = REPAIR
+
+    @property
+    def subject(self) -> str:
+        return f"{self.service} on {self.host}" if self.host else self.service
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "subject": self.subject}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is probed and as whom; ``timeout`` in seconds is the limit of each single question."""
+
+    endpoints: Mapping[str, Any]
+    kafka_user: Mapping[str, str]
+    s3_user: Mapping[str, str]
+    brokers: Mapping[str, str]
+    cluster_id: str
+    topics: Sequence[str]
+    buckets: Sequence[str]
+    hosts: Mapping[str, str]
+    progress_max_age: float = 30.0
+    ack_max_age: float = 15.0
+    timeout: float = 4.0
+
+
+def service_check(info: Mapping[str, Any]) -> Check:
+    """Judge a ServiceInfo: a process that runs and is not suspended."""
+    state = str(info["state"])
+    detail = str(info.get("detail") or "")
+    return Check(
+        "service.running",
+        str(info["service"]),
+        str(info["host"]),
+        state in ("running", "starting"),
+        f"{state} ({detail})" if detail else state,
+        "running",
+        "site" if state == "absent" else REPAIR,
+    )
+
+
+def unreachable_check(host: str, services: Sequence[str]) -> list[Check]:
+    """Say of each service of a host that can't be reached that nothing is known of it."""
+    return [
+        Check(
+            "service.running",
+            service,
+            host,
+            False,
+            "the host can't be reached",
+            "running",
+            "health-check",
+        )
+        for service in services
+    ]
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def dial(address: str, timeout: float) -> None:
+    """Open and close a connection to ``host:port``: a refused one is known at once, where a client would try again.
+
+    :raises OSError: when nobody listens there.
+    """
+    host, port = address.rsplit(":", 1)
+    socket.create_connection((host, int(port)), timeout).close()
+
+
+def broker_check(
+    target: Target, host: str, connect: Callable[..., Any], dial: Callable[[str, float], None] = dial
+) -> Check:
+    """Ask one broker, and no other, to authenticate us: a port that is merely open does not pass."""
+    expected = f"an authenticated answer within {target.timeout:g} s"
+    try:
+        dial(target.brokers[host], target.timeout)
+        client = connect(
+            [target.brokers[host]],
+            target.kafka_user["username"],
+            target.kafka_user["password"],
+            target.timeout,
+        )
+    except Exception as error:  # noqa: BLE001  any failure to answer is the answer
+        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected)
+    client.close()
+    return Check("kafka.answers", "kafka", host, True, "answers", expected)
+
+
+def judge_cluster(
+    cluster: Mapping[str, Any],
+    quorum_leader: int,
+    topics: Sequence[Mapping[str, Any]],
+    target: Target,
+) -> list[Check]:
+    """Judge the metadata of the cluster: identity, quorum, members, replicas, declared topics.
+
+    :param cluster: describe_cluster's answer (keys cluster_id, brokers with broker_id and is_fenced).
+    :param topics: describe_topics' answer (name, error_code, partitions with leader_id, replica_nodes, isr_nodes).
+    """
+    live = [broker for broker in cluster["brokers"] if not broker.get("is_fenced")]
+    partitions = [
+        (topic["name"], partition) for topic in topics if not topic["error_code"] for partition in topic["partitions"]
+    ]
+    offline = [f"{name}-{part['partition_index']}" for name, part in partitions if part["leader_id"] < 0]
+    lagging = [
+        f"{name}-{part['partition_index']}"
+        for name, part in partitions
+        if len(part["isr_nodes"]) < len(part["replica_nodes"])
+    ]
+    present = {topic["name"] for topic in topics if not topic["error_code"]}
+    missing = [name for name in target.topics if name not in present]
+
+    def check(name: str, healthy: bool, seen: str, expected: str, procedure: str = REPAIR) -> Check:
+        return Check(name, "kafka", "", healthy, seen, expected, procedure)
+
+    def some(items: Sequence[str]) -> str:
+        return f"{len(items)} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})" if items else "0"
+
+    return [
+        check(
+            "kafka.identity",
+            cluster["cluster_id"] == target.cluster_id,
+            f"cluster id {cluster['cluster_id']}",
+            f"{target.cluster_id} (the inventory's)",
+            "status-all",
+        ),
+        check(
+            "kafka.quorum",
+            quorum_leader >= 0,
+            f"controller {quorum_leader}",
+            "an active controller",
+        ),
+        check(
+            "kafka.brokers",
+            len(live) == len(target.brokers),
+            f"{len(live)} brokers in service",
+            f"{len(target.brokers)} (the inventory's)",
+        ),
+        check("kafka.offline_partitions", not offline, f"{some(offline)} offline partitions", "0"),
+        check("kafka.in_sync", not lagging, f"{some(lagging)} under-replicated partitions", "0"),
+        check(
+            "kafka.topics",
+            not missing,
+            f"missing: {', '.join(missing)}" if missing else "all there",
+            "all declared",
+        ),
+    ]
+
+
+def _answering(addresses: Sequence[str], timeout: float, dial: Callable[[str, float], None]) -> list[str]:
+    found = []
+    refusal: OSError = ConnectionRefusedError("no broker is named")
+    for address in addresses:
+        try:
+            dial(address, timeout)
+            found.append(address)
+        except OSError as error:
+            refusal = error
+    if not found:
+        raise refusal
+    return found
+
+
+def cluster_checks(
+    target: Target, connect: Callable[..., Any], dial: Callable[[str, float], None] = dial
+) -> list[Check]:
+    """Ask the cluster as a whole, through whichever broker takes connections."""
+    try:
+        client = connect(
+            _answering(list(target.brokers.values()), target.timeout, dial),
+            target.kafka_user["username"],
+            target.kafka_user["password"],
+            target.timeout,
+        )
+        try:
+            quorum = client.describe_metadata_quorum()
+            leader = int(quorum["topics"][0]["partitions"][0]["leader_id"])
+            return judge_cluster(client.describe_cluster(), leader, client.describe_topics(), target)
+        finally:
+            client.close()
+    except Exception as error:  # noqa: BLE001  any failure to answer is the answer
+        return [Check("kafka.cluster", "kafka", "", False, _first_line(error), "an answering cluster")]
+
+
+def http_get(url: str, timeout: float) -> tuple[int, str]:
+    """Return status code and body of a GET; 0 and the reason where there was no answer."""
+    try:
+        # The address is the inventory's own, never a person's input.
+        with urllib.request.urlopen(url, timeout=timeout) as answer:  # noqa: S310
+            return int(answer.status), answer.read().decode("utf-8", errors="replace")
+    except urllib.error.HTTPError as error:
+        return int(error.code), ""
+    except (OSError, urllib.error.URLError) as error:
+        return 0, str(getattr(error, "reason", error))
+
+
+def store_checks(
+    target: Target,
+    client_factory: Callable[..., Any],
+    get: Callable[[str, float], tuple[int, str]] = http_get,
+) -> list[Check]:
+    """Ask the object store for its write quorum and, as the operator, for every declared bucket."""
+    host = target.hosts.get("minio", "")
+    endpoint = str(target.endpoints["s3"]["endpoint"])
+    status, reason = get(f"{endpoint}/minio/health/cluster", target.timeout)
+    checks = [
+        Check(
+            "minio.write_quorum",
+            "minio",
+            host,
+            status == 200,
+            f"HTTP {status}" if status else reason,
+            "HTTP 200 of /minio/health/cluster",
+        )
+    ]
+    if status != 200:
+        return checks
+    client = client_factory(endpoint, target.s3_user["access_key"], target.s3_user["secret_key"], target.timeout)
+    for bucket in target.buckets:
+        try:
+            client.head_bucket(Bucket=bucket)
+            checks.append(Check("minio.bucket", "minio", host, True, f"{bucket} is there", bucket))
+        except Exception as error:  # noqa: BLE001  any failure to answer is the answer
+            checks.append(
+                Check(
+                    "minio.bucket",
+                    "minio",
+                    host,
+                    False,
+                    f"{bucket}: {_first_line(error)}",
+                    "every declared bucket",
+                )
+            )
+    return checks
+
+
+def read_metrics(text: str) -> dict[str, float]:
+    """Return the samples of a metrics page by name, labels in their written form behind it."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items()))
+            samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = float(sample.value)
+    return samples
+
+
+def _freshness(
+    target: Target,
+    service: str,
+    metric: str,
+    limit: float,
+    what: str,
+    get: Callable[[str, float], tuple[int, str]],
+    clock: Callable[[], float],
+) -> Check:
+    host = target.hosts.get(service, "")
+    expected = f"{what} at most {limit:g} s ago"
+    name = f"{service}.progress"
+    status, body = get(str(target.endpoints["metrics"][service]), target.timeout)
+    if status != 200:
+        return Check(name, service, host, False, f"no metrics: {body or f'HTTP {status}'}", expected)
+    moment = read_metrics(body).get(metric, 0.0)
+    if moment <= 0:
+        return Check(name, service, host, False, f"no {what} yet", expected)
+    age = clock() - moment
+    return Check(name, service, host, age <= limit, f"{what} {age:.1f} s ago", expected)
+
+
+def stream_check(
+    target: Target,
+    get: Callable[[str, float], tuple[int, str]] = http_get,
+    clock: Callable[[], float] = time.time,
+) -> Check:
+    """Ask the streaming job when it last made progress (a batch, or the news that there is none to make)."""
+    return _freshness(
+        target,
+        "spark-streaming",
+        "spark_streaming_last_progress_timestamp_seconds",
+        target.progress_max_age,
+        "progress",
+        get,
+        clock,
+    )
+
+
+def producer_check(
+    target: Target,
+    get: Callable[[str, float], tuple[int, str]] = http_get,
+    clock: Callable[[], float] = time.time,
+) -> Check:
+    """Ask the producer when a broker last acknowledged one of its events."""
+    return _freshness(
+        target,
+        "producer",
+        "producer_last_ack_timestamp_seconds",
+        target.ack_max_age,
+        "acknowledged event",
+        get,
+        clock,
+    )
+
+
+def probe_all(target: Target, scope: Sequence[str]) -> list[Check]:
+    """Ask every component of the scope at once, in threads.
+
+    :param scope: services to ask: kafka, minio, spark-streaming, producer.
+    """
+    from . import kafka_admin, object_store
+
+    questions: list[Callable[[], Check | list[Check]]] = []
+    if "kafka" in scope:
+        questions += [
+            lambda host=host: broker_check(target, host, kafka_admin.connect)  # type: ignore[misc]
+            for host in target.brokers
+        ]
+        questions.append(lambda: cluster_checks(target, kafka_admin.connect))
+    if "minio" in scope:
+        questions.append(lambda: store_checks(target, object_store.client))
+    if "spark-streaming" in scope:
+        questions.append(lambda: stream_check(target))
+    if "producer" in scope:
+        questions.append(lambda: producer_check(target))
+    checks: list[Check] = []
+    with ThreadPoolExecutor(max_workers=max(1, len(questions))) as pool:
+        for answer in pool.map(lambda question: question(), questions):
+            checks += answer if isinstance(answer, list) else [answer]
+    return checks

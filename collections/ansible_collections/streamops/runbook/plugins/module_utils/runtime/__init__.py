@@ -1,0 +1,89 @@
+"""Service runtimes: what starts, stops and watches the processes of a service.
+
+A new runtime is one file here and one line in :func:`get`; modules and roles only ever name it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused
+from ansible_collections.streamops.runbook.plugins.module_utils.service import (
+    DiffEntry,
+    ServiceDefinition,
+    ServiceInfo,
+    ServiceRef,
+)
+
+NAMES = ("supervisor",)
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a verb did, or under ``check`` would do.
+
+    :param did: one phrase per act, in order; empty means that nothing changed.
+    :param diff: differences of files, for ``--diff``.
+    :param skipped: parts of the definition that this runtime can't enforce, with the reason.
+    """
+
+    did: list[str] = dataclasses.field(default_factory=list)
+    diff: list[DiffEntry] = dataclasses.field(default_factory=list)
+    skipped: list[str] = dataclasses.field(default_factory=list)
+
+
+class Runtime(Protocol):
+    """The verbs that every runtime offers. ``check`` plans and touches nothing.
+
+    All raise ServiceError when the runtime can't do it, Refused when it would be wrong, and
+    DeadlineExceeded when ``timeout`` (seconds, None for the service's own) runs out.
+    """
+
+    def deploy(self, definition: ServiceDefinition, *, check: bool = False) -> Outcome:
+        """Write files and definition and prepare the data once; never restart anything."""
+
+    def start(
+        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
+    ) -> Outcome:
+        """Spawn the deployed definition and see it live for a moment; not until it is ready."""
+
+    def stop(
+        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
+    ) -> Outcome:
+        """Ask the service to end and wait for it; nothing of it is left behind."""
+
+    def restart(
+        self,
+        ref: ServiceRef,
+        *,
+        since: float | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+    ) -> Outcome:
+        """Stop and start; with ``since`` (Unix seconds) only what started before that."""
+
+    def remove(
+        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
+    ) -> Outcome:
+        """Stop it and take its definition and files away; its data stays."""
+
+    def info(self, ref: ServiceRef) -> ServiceInfo:
+        """What is there now; reads only."""
+
+    def logs(self, ref: ServiceRef, lines: int) -> list[str]:
+        """The newest ``lines`` lines that the service printed, oldest first."""
+
+
+def get(name: str) -> Runtime:
+    """The runtime of that name; its libraries are loaded only now.
+
+    :raises Refused: when there is no such runtime.
+    """
+    if name == "supervisor":
+        from ansible_collections.streamops.runbook.plugins.module_utils.runtime.supervisor import (
+            SupervisorRuntime,
+        )
+
+        return SupervisorRuntime()
+    raise Refused("service runtime", repr(name), " | ".join(NAMES))

@@ -1,0 +1,127 @@
+#!/usr/bin/python
+"""Prove that the stack is healthy and that data flows through it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: proof
+short_description: Proves health and the flow of data
+description:
+  - Polls the health of the stack until O(polls) good readings stand in a row.
+  - At the same time sends canary events in at the producer's end and reads them back from the table, once each.
+attributes:
+  check_mode: {support: none, description: A proof sends events; leave it out of a plan.}
+  diff_mode: {support: none, description: It changes nothing that is declared.}
+options:
+  command: {description: The pipeline's command line as a list., type: list, elements: str, required: true}
+  environment: {description: Environment of that command., type: dict, default: {}}
+  events: {description: Canary events to send., type: int, default: 1}
+  urls: {description: Addresses to print on the card., type: list, elements: str, default: []}
+extends_documentation_fragment: [streamops.runbook.reading]
+author: ["The streamops runbook project (@streamops)"]
+"""
+
+RETURN = """
+proof: {description: Lines and figures of what was proven., type: dict, returned: success}
+"""
+
+EXAMPLES = """
+- name: Prove that data flows
+  streamops.runbook.proof:
+    target: "{{ procedure_target }}"
+    events: 1
+"""
+
+import json
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.streamops.runbook.plugins.module_utils import assessment
+
+
+def canary(given: dict[str, Any]) -> dict[str, Any]:
+    """Run ``pipeline prove`` and return its answer, with ``proven`` and, where it failed, ``error``."""
+    limit = max(given["deadline"], 5.0)
+    command = [
+        *given["command"],
+        "prove",
+        "--events",
+        str(given["events"]),
+        "--deadline",
+        f"{limit:g}",
+        "--json",
+    ]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **given["environment"]},
+            capture_output=True,
+            text=True,
+            timeout=limit + 30,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"proven": False, "error": f"no answer of pipeline prove within {limit + 30:g} s"}
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return {"proven": False, "error": f"pipeline prove ended with {done.returncode}: {last}"}
+    answer["proven"] = done.returncode == 0
+    return answer
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **assessment.ARGUMENTS,
+            "command": {"type": "list", "elements": "str", "required": True},
+            "environment": {"type": "dict", "default": {}},
+            "events": {"type": "int", "default": 1},
+            "urls": {"type": "list", "elements": "str", "default": []},
+        }
+    )
+    given = module.params
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        flowing = pool.submit(canary, given)
+        reading = assessment.read(given)
+        data = flowing.result()
+    started = {f"{info['service']} on {info['host']}": info.get("started_at") for info in given["services"]}
+    fragment: dict[str, Any] = {
+        "readings": reading.as_dict(),
+        "urls": given["urls"],
+        "started_at_by_service": started,
+    }
+    problems = []
+    if not reading.healthy:
+        problems.append(f"not healthy within {given['deadline']:g} s:\n{assessment.complaint(reading)}")
+    if not data["proven"]:
+        seen = data.get("error") or (
+            f"{data['sent']} canary events sent, {data['found']} in the table, {data['duplicates']} twice, "
+            f"after {data['seconds']:.1f} s"
+        )
+        problems.append(f"no flow of data: {seen}")
+    if problems:
+        module.fail_json(
+            msg="Not proven: " + "; ".join(problems),
+            reading=reading.as_dict(),
+            data=data,
+            runbook=fragment,
+        )
+    proof = {
+        "lines": [
+            f"{len(given['services'])} services healthy, {reading.good_polls} good polls in a row",
+            f"{data['sent']} canary event{'s' if data['sent'] != 1 else ''} in, {data['found']} in the table, "
+            f"duplicates {data['duplicates']}, after {data['seconds']:.1f} s",
+        ],
+        "data": data,
+        "polls": reading.good_polls,
+    }
+    module.exit_json(changed=False, proof=proof, reading=reading.as_dict(), runbook={**fragment, "proof": proof})
+
+
+if __name__ == "__main__":
+    main()

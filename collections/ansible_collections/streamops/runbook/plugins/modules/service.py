@@ -1,0 +1,200 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Module ``service``: parameters in, :class:`Runtime` verbs, facts out."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: service
+short_description: Deploy, start, stop, restart or remove one service as a whole
+description:
+  - Reads what is there, compares it with the definition, and acts only on a difference.
+  - C(deployed) writes files and definition and prepares the data once; C(started) with a
+    definition does so too before it starts. Neither restarts anything; what needs a restart says
+    so in RV(service.restart_needed).
+options:
+  runtime:
+    description: What runs the processes.
+    type: str
+    choices: [supervisor]
+    required: true
+  state:
+    description: The wanted state.
+    type: str
+    choices: [deployed, started, stopped, restarted, absent]
+    default: started
+  definition:
+    description: The whole service, see ServiceDefinition in module_utils/service.py; for C(deployed) and C(started).
+    type: dict
+  name:
+    description: The service, where no definition is given.
+    type: str
+  host:
+    description: The logical host, where no definition is given.
+    type: str
+  root:
+    description: The host's folder, where no definition is given.
+    type: str
+  address:
+    description: The host's address, where no definition is given.
+    type: str
+    default: ""
+  since:
+    description: With C(restarted), only what started before this time (RFC 3339).
+    type: str
+  timeout:
+    description: Seconds to wait; the service's own stop timeout and ten more by default.
+    type: float
+attributes:
+  check_mode:
+    description: Plans and touches nothing.
+    support: full
+  diff_mode:
+    description: Differences of files, those of sensitive files without their content.
+    support: full
+author: The streamops runbook project
+"""
+
+EXAMPLES = r"""
+- name: Start the broker
+  streamops.runbook.service:
+    runtime: supervisor
+    state: started
+    name: kafka
+    host: kafka-1
+    root: /srv/sandbox/hosts/kafka-1
+"""
+
+RETURN = r"""
+service:
+  description: What is there after the call, see ServiceInfo in module_utils/service.py.
+  returned: success
+  type: dict
+did:
+  description: One phrase per act, in order; under check mode what would be done.
+  returned: always
+  type: list
+  elements: str
+skipped_limits:
+  description: Parts of the definition that this runtime can't enforce, with the reason.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import datetime
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.streamops.runbook.plugins.module_utils import runtime as runtimes
+from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
+from ansible_collections.streamops.runbook.plugins.module_utils.service import (
+    ServiceInfo,
+    parse_definition,
+    parse_ref,
+)
+
+
+def _redacted(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters without the contents of files, which may be secrets."""
+    shown = dict(params)
+    if isinstance(shown.get("definition"), dict):
+        shown["definition"] = f"(definition of {shown['definition'].get('name')})"
+    return {"module_args": shown}
+
+
+def _moment(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Refused("since", repr(text), "a time as 2025-01-31T12:00:00Z") from error
+    if moment.tzinfo is None:
+        raise Refused("since", f"{text!r} without a zone", "a time as 2025-01-31T12:00:00Z")
+    return moment.timestamp()
+
+
+def _act(params: dict[str, Any], check: bool) -> tuple[runtimes.Outcome, ServiceInfo]:
+    runtime = runtimes.get(params["runtime"])
+    digest = None
+    if params["definition"] is not None:
+        definition = parse_definition(params["definition"])
+        ref, digest = definition.ref, definition.digest
+    else:
+        ref = parse_ref(params["name"], params["host"], params["root"], params["address"])
+    state, timeout = params["state"], params["timeout"]
+    if state in ("deployed", "started"):
+        outcome = runtimes.Outcome()
+        if params["definition"] is not None:
+            outcome = runtime.deploy(definition, check=check)
+        if state == "started":
+            # Under check mode what would be started may not be on the host yet.
+            known = not check or runtime.info(ref)["state"] != "absent"
+            outcome.did += (
+                runtime.start(ref, timeout=timeout, check=check).did
+                if known
+                else [f"start {ref.name}"]
+            )
+    elif state == "stopped":
+        outcome = runtime.stop(ref, timeout=timeout, check=check)
+    elif state == "restarted":
+        since = _moment(params["since"])
+        outcome = runtime.restart(ref, since=since, timeout=timeout, check=check)
+    else:
+        outcome = runtime.remove(ref, timeout=timeout, check=check)
+    info = runtime.info(ref)
+    if digest is not None and info["digest_running"] is not None:
+        # Under check mode the new definition is not on the host, and is what counts.
+        info["restart_needed"] = info["digest_running"] != digest
+    return outcome, info
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "runtime": {"type": "str", "required": True, "choices": list(runtimes.NAMES)},
+            "state": {
+                "type": "str",
+                "default": "started",
+                "choices": ["deployed", "started", "stopped", "restarted", "absent"],
+            },
+            "definition": {"type": "dict"},
+            "name": {"type": "str"},
+            "host": {"type": "str"},
+            "root": {"type": "str"},
+            "address": {"type": "str", "default": ""},
+            "since": {"type": "str"},
+            "timeout": {"type": "float"},
+        },
+        required_one_of=[("definition", "name")],
+        mutually_exclusive=[("definition", "name")],
+        required_if=[("state", "deployed", ("definition",))],
+        required_by={"name": ("host", "root")},
+        supports_check_mode=True,
+        # Keeps the parameters, which hold the contents of secret files, out of the system's log.
+        no_log=True,
+    )
+    invocation = _redacted(module.params)
+    try:
+        outcome, info = _act(module.params, module.check_mode)
+    except RunbookError as error:
+        module.fail_json(
+            msg=str(error),
+            refused=isinstance(error, Refused),
+            did=[],
+            invocation=invocation,
+        )
+    module.exit_json(
+        changed=bool(outcome.did),
+        did=outcome.did,
+        diff=outcome.diff,
+        skipped_limits=outcome.skipped,
+        service=info,
+        invocation=invocation,
+    )
+
+
+if __name__ == "__main__":
+    main()

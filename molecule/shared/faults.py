@@ -1,0 +1,77 @@
+"""Inject faults into the lab, and nowhere else.
+
+Processes are found by the marks that the service runtime puts into their environment (service, root of the
+host, supervisor) and by nothing else: a name or a port could belong to somebody's real pipeline. A fault
+that hits nothing is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+
+def marked(root: Path) -> Iterator[tuple[psutil.Process, str, str]]:
+    """Yield (process, host, service) of everything below ``root``; the service of a supervisor is ``supervisor``."""
+    hosts = root.resolve() / "hosts"
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+        except psutil.Error:
+            # Ended meanwhile, or another user's: not the lab's.
+            continue
+        place = environment.get("STREAMOPS_ROOT") or environment.get("STREAMOPS_SUPERVISOR")
+        if place and Path(place).parent == hosts:
+            yield process, Path(place).name, environment.get("STREAMOPS_SERVICE", "supervisor")
+
+
+def inject(root: Path, sign: signal.Signals, services: set[str], host: str | None) -> list[str]:
+    """Send ``sign`` to the chosen processes, supervisors first; returns what was hit."""
+    chosen = [
+        found for found in marked(root) if (not services or found[2] in services) and (host is None or found[1] == host)
+    ]
+    # A supervisor that outlived its program for a moment would start it again.
+    chosen.sort(key=lambda found: found[2] != "supervisor")
+    hit = []
+    for process, where, service in chosen:
+        try:
+            os.kill(process.pid, sign)
+        except ProcessLookupError:
+            # It died with its supervisor, as it should.
+            continue
+        hit.append(f"{sign.name} {service} on {where} (process {process.pid})")
+    return hit
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("fault", choices=["kill", "suspend", "kill-everything"])
+    parser.add_argument("--root", type=Path, required=True, help="the lab's root")
+    parser.add_argument("--service", action="append", default=[], help="only these services")
+    parser.add_argument("--host", help="only this logical host")
+    given = parser.parse_args()
+    if not (given.root / ".streamops-sandbox").is_file():
+        print(f"{given.root} carries no mark of a sandbox; nothing was touched", file=sys.stderr)
+        return 1
+    services = set(given.service)
+    if given.fault != "kill-everything" and not services:
+        print("name the services to hit with --service", file=sys.stderr)
+        return 1
+    hit = inject(
+        given.root,
+        signal.SIGSTOP if given.fault == "suspend" else signal.SIGKILL,
+        services,
+        given.host,
+    )
+    print("\n".join(hit) or "nothing was hit")
+    return 0 if hit else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

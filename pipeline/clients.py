@@ -1,0 +1,40 @@
+"""How Kafka and the object store are reached: the settings of every client in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config import KafkaEndpoint, KafkaLogin, S3Endpoint, S3Login
+
+
+def kafka_settings(endpoint: KafkaEndpoint, login: KafkaLogin) -> dict[str, Any]:
+    """Keyword arguments that every kafka-python client takes.
+
+    Reconnects back off to one second at most, so that a client notices within a second that a
+    broker is back.
+    """
+    return {
+        "bootstrap_servers": endpoint.bootstrap.split(","),
+        "security_protocol": endpoint.security_protocol,
+        "sasl_mechanism": endpoint.sasl_mechanism,
+        "sasl_plain_username": login.username,
+        "sasl_plain_password": login.password.get_secret_value(),
+        "reconnect_backoff_ms": 100,
+        "reconnect_backoff_max_ms": 1_000,
+    }
+
+
+def delta_storage_options(endpoint: S3Endpoint, login: S3Login) -> dict[str, str]:
+    """Storage options of delta-rs for the same object store."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint.endpoint,
+        "AWS_REGION": endpoint.region,
+        "AWS_ACCESS_KEY_ID": login.access_key.get_secret_value(),
+        "AWS_SECRET_ACCESS_KEY": login.secret_key.get_secret_value(),
+        "AWS_ALLOW_HTTP": "true" if endpoint.endpoint.startswith("http://") else "false",
+        "aws_conditional_put": "etag",
+        "connect_timeout": "3s",
+        "timeout": "10s",
+        "max_retries": "2",
+        "retry_timeout": "15s",
+    }

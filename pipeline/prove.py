@@ -1,0 +1,81 @@
+"""The proof that data flows: canary events go in at the producer's end and are read from the table."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.events import CANARY_PREFIX, Devices, new_boot_id
+from pipeline.sender import EventSender
+
+log = logging.getLogger(__name__)
+
+Sequences = Callable[[str, datetime], list[tuple[str, int]]]
+"""Reads (device id, sequence) of each row of a boot id whose event time is not before a moment."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What became of the canaries.
+
+    :param sent: how many were sent.
+    :param found: how many of them are in the table.
+    :param duplicates: rows beyond one for each.
+    :param seconds: from the first send to the last one seen, or to the deadline.
+    """
+
+    sent: int
+    found: int
+    duplicates: int
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether each canary is in the table exactly once."""
+        return self.sent > 0 and self.found == self.sent and self.duplicates == 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The proof as a JSON object."""
+        return {"holds": self.holds, **self.__dict__}
+
+
+def prove(
+    sender: EventSender,
+    read: Sequences,
+    events: int,
+    deadline_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Proof:
+    """Send canaries and wait until each is in the table.
+
+    :param sender: not open yet; the wait for Kafka counts towards the deadline.
+    :param read: reads the canaries' rows from the newest version of the table.
+    :param events: how many canaries, each a device of its own so that partitions are spread.
+    :param deadline_seconds: how long all of it may take.
+    :raises Unavailable: Kafka did not answer in time.
+    """
+    begun = clock()
+    sender.open(timeout=deadline_seconds)
+    boot_id = new_boot_id()
+    moment = datetime.now(UTC)
+    for event in Devices(CANARY_PREFIX, events, boot_id).stream(moment, events):
+        sender.send(event)
+    sender.flush(max(0.0, begun + deadline_seconds - clock()))
+    log.info("%d canaries acknowledged after %.2f s", sender.acked, clock() - begun)
+    while True:
+        rows = Counter(read(boot_id, moment))
+        seconds = clock() - begun
+        if len(rows) >= events or seconds >= deadline_seconds:
+            return Proof(
+                sent=sender.sent,
+                found=len(rows),
+                duplicates=rows.total() - len(rows),
+                seconds=round(seconds, 3),
+            )
+        sleep(0.2)

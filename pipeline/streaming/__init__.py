@@ -1,0 +1,1 @@
+"""The streaming job: Kafka to the Delta tables, each event exactly once."""

@@ -1,0 +1,39 @@
+"""Options of Spark's Kafka source."""
+
+from __future__ import annotations
+
+from pipeline.config import StreamingConfig
+
+_LOGIN_MODULES = {
+    "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
+    "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
+    "SCRAM-SHA-512": "org.apache.kafka.common.security.scram.ScramLoginModule",
+}
+
+
+def kafka_options(config: StreamingConfig, starting_offsets: str) -> dict[str, str]:
+    """The options; they hold the login and must not be logged.
+
+    :param starting_offsets: only used while the checkpoint is empty.
+    """
+    endpoint, login = config.endpoints.kafka, config.credentials.kafka
+    return {
+        "kafka.bootstrap.servers": endpoint.bootstrap,
+        "kafka.security.protocol": endpoint.security_protocol,
+        "kafka.sasl.mechanism": endpoint.sasl_mechanism,
+        "kafka.sasl.jaas.config": (
+            f"{_LOGIN_MODULES[endpoint.sasl_mechanism]} required "
+            f"username={_quoted(login.username)} "
+            f"password={_quoted(login.password.get_secret_value())};"
+        ),
+        "subscribe": endpoint.topic,
+        "startingOffsets": starting_offsets,
+        "maxOffsetsPerTrigger": str(config.max_offsets_per_trigger),
+        # Offsets that vanished from Kafka are lost data: the query fails and says so.
+        "failOnDataLoss": "true",
+    }
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
