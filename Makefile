@@ -21,9 +21,9 @@ help:  ## list the targets
 
 .PHONY: prerequisites venv lock
 prerequisites:  ## find the programs that everything stands on; as root on Debian or Ubuntu, install them
-	@setup/prerequisites.sh
+	@.config/setup/prerequisites.sh
 venv: prerequisites  ## bring .venv to what the locked requirements say
-	@setup/venv.sh
+	@.config/setup/venv.sh
 lock: venv  ## make the locked requirements anew from the *.in files
 	@for name in requirements requirements-bootstrap requirements-go; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header $$name.in -o $$name.txt; \
@@ -61,4 +61,4 @@ check: venv  ## lint, unit and contract tests
 test: venv  ## everything: lint, unit, contract, end to end, and each scenario of faults
 	@$(PYTEST) tests/unit tests/contract tests/lint tests/e2e $(ARGS)
 bench: venv  ## each budget beside its floor, three times
-	@$(PYTEST) tests/bench $(ARGS)
+	@python tests/bench/bench.py $(ARGS)

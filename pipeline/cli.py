@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import config as settings
-from pipeline.errors import EXIT_FAILED, EXIT_OK, PipelineError, Unavailable
+from pipeline.errors import EXIT_FAILED, EXIT_OK, ConfigError, PipelineError, Unavailable
 from pipeline.sender import EventSender, make_producer
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ def _parser() -> argparse.ArgumentParser:
             help=text,
             description=f"{text[0].upper()}{text[1:]}. Runs until SIGTERM, then finishes its work.",
         )
-        service.add_argument(
-            "--config", type=Path, required=True, metavar="FILE", help="JSON configuration"
-        )
+        service.add_argument("--config", type=Path, required=True, metavar="FILE", help="JSON configuration")
         service.set_defaults(run=run)
 
     load = _tool(
@@ -107,19 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         "for Kafka at the start, goes on through outages. Ends with 1 if events were never "
         "acknowledged.",
     )
-    load.add_argument(
-        "--rate", type=_positive, default=1000.0, metavar="N", help="events per second (1000)"
-    )
-    load.add_argument(
-        "--seconds", type=_positive, metavar="N", help="how long (until --count or SIGTERM)"
-    )
+    load.add_argument("--rate", type=_positive, default=1000.0, metavar="N", help="events per second (1000)")
+    load.add_argument("--seconds", type=_positive, metavar="N", help="how long (until --count or SIGTERM)")
     load.add_argument("--count", type=_count, metavar="N", help="how many events at most")
-    load.add_argument(
-        "--ledger", type=Path, required=True, metavar="FILE", help="the ledger; appended to"
-    )
-    load.add_argument(
-        "--devices", type=_count, default=100, metavar="N", help="simulated devices (100)"
-    )
+    load.add_argument("--ledger", type=Path, required=True, metavar="FILE", help="the ledger; appended to")
+    load.add_argument("--devices", type=_count, default=100, metavar="N", help="simulated devices (100)")
     load.add_argument(
         "--flush-seconds",
         type=_positive,
@@ -173,9 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tool(
-    commands: Any, name: str, run: Any, text: str, description: str
-) -> argparse.ArgumentParser:
+def _tool(commands: Any, name: str, run: Any, text: str, description: str) -> argparse.ArgumentParser:
     tool: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description)
     tool.add_argument(
         "--endpoints",
@@ -221,9 +209,7 @@ def _producer(options: argparse.Namespace, stop: threading.Event) -> int:
     from pipeline import producer
 
     config = settings.load(settings.ProducerConfig, options.config)
-    connect = partial(
-        make_producer, config.endpoints.kafka, config.credentials.kafka, "iot-producer"
-    )
+    connect = partial(make_producer, config.endpoints.kafka, config.credentials.kafka, "iot-producer")
     return producer.run(config, connect, stop)
 
 
@@ -282,12 +268,8 @@ def _prove(options: argparse.Namespace, stop: threading.Event) -> int:
             return table.last_read
         # The event time lets delta-rs skip every file that is older than the canaries.
         wanted = (pc.field("event_time") >= since) & (pc.field("boot_id") == boot_id)
-        found = table.current().to_pyarrow_dataset().to_table(
-            columns=["device_id", "sequence"], filter=wanted
-        )
-        table.last_read = list(
-            zip(found["device_id"].to_pylist(), found["sequence"].to_pylist(), strict=True)
-        )
+        found = table.current().to_pyarrow_dataset().to_table(columns=["device_id", "sequence"], filter=wanted)
+        table.last_read = list(zip(found["device_id"].to_pylist(), found["sequence"].to_pylist(), strict=True))
         return table.last_read
 
     sender = EventSender(
@@ -366,19 +348,15 @@ def _shared(options: argparse.Namespace) -> tuple[settings.Endpoints, settings.C
     )
 
 
-def _principal(
-    credentials: settings.Credentials, options: argparse.Namespace, name: str
-) -> settings.KafkaLogin:
+def _principal(credentials: settings.Credentials, options: argparse.Namespace, name: str) -> settings.KafkaLogin:
     if name not in credentials.kafka:
-        raise settings.ConfigError(str(options.credentials), f"no kafka.{name}", "that principal")
+        raise ConfigError(str(options.credentials), f"no kafka.{name}", "that principal")
     return credentials.kafka[name]
 
 
-def _user(
-    credentials: settings.Credentials, options: argparse.Namespace, name: str
-) -> settings.S3Login:
+def _user(credentials: settings.Credentials, options: argparse.Namespace, name: str) -> settings.S3Login:
     if name not in credentials.s3:
-        raise settings.ConfigError(str(options.credentials), f"no s3.{name}", "that user")
+        raise ConfigError(str(options.credentials), f"no s3.{name}", "that user")
     return credentials.s3[name]
 
 

@@ -199,9 +199,7 @@ def load(model: type[Model], path: Path) -> Model:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise ConfigError(
-            str(path), error.strerror or str(error), "a readable JSON file", _advice(model)
-        ) from None
+        raise ConfigError(str(path), error.strerror or str(error), "a readable JSON file", _advice(model)) from None
     except ValueError as error:
         raise ConfigError(str(path), f"no JSON ({error})", "a JSON object") from None
     return parse(model, content, str(path))

@@ -77,7 +77,7 @@ class Devices:
         if count < 1:
             raise ValueError(f"count of devices: found {count}, expected at least 1")
         self.boot_id = boot_id
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - makes up readings, keeps no secret
         self._ids = [f"{prefix}{number:04d}" for number in range(1, count + 1)]
         self._temperatures = [self._random.uniform(15.0, 30.0) for _ in self._ids]
         self._sequences = [0] * count

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import LedgerError
-from pipeline.events import Event, rfc3339
+from pipeline.events import Event
 
 
 class LedgerWriter:
@@ -58,9 +58,7 @@ class LedgerWriter:
 
     def acked(self, event: Event, partition: int, offset: int) -> None:
         """Note an event that Kafka acknowledged."""
-        self._write(
-            f"acked\t{event.device_id}\t{event.sequence}\t{partition}\t{offset}\t{_now_ms()}\n"
-        )
+        self._write(f"acked\t{event.device_id}\t{event.sequence}\t{partition}\t{offset}\t{_now_ms()}\n")
 
     def failed(self, event: Event, error: Exception) -> None:
         """Note an event that will never be acknowledged; it may be in the topic all the same."""
@@ -105,8 +103,6 @@ def read_ledger(path: Path) -> Ledger:
 
     :raises LedgerError: missing, without any load, or with lines that are no ledger's.
     """
-    ledger = Ledger()
-    boot_id = ""
     try:
         # Without the last line if it has no end yet.
         lines = path.read_bytes().decode().split("\n")[:-1]
@@ -114,31 +110,56 @@ def read_ledger(path: Path) -> Ledger:
         raise LedgerError(str(path), error.strerror or str(error), "a ledger of a load") from None
     except UnicodeDecodeError as error:
         raise LedgerError(str(path), f"no text ({error})", "a ledger of a load") from None
+    reader = _Reader()
     for number, line in enumerate(lines, 1):
-        fields = line.split("\t")
-        kind = fields[0]
         try:
-            if kind == "sent" and boot_id:
-                ledger.sent.add((boot_id, fields[1], int(fields[2])))
-            elif kind == "acked" and len(fields) == 6 and boot_id:
-                ledger.acked.add((boot_id, fields[1], int(fields[2])))
-            elif kind == "failed" and boot_id:
-                ledger.failed += 1
-            elif kind == "load":
-                boot_id = fields[1]
-                ledger.boot_ids.add(boot_id)
-                ledger.started = min(filter(None, (ledger.started, fields[2])))
-            elif kind not in ("end", "") and not _cut(lines, number):
-                raise ValueError(kind)
-        except (ValueError, IndexError):
-            if not _cut(lines, number):
+            reader.line(line.split("\t"))
+        except (ValueError, IndexError, KeyError):
+            # A writer that was killed leaves a cut line, and the next writer begins after it.
+            if not (number < len(lines) and lines[number].startswith("load\t")):
                 raise LedgerError(f"{path}, line {number}", repr(line[:80]), "a ledger's line") from None
-    if not ledger.boot_ids:
+    if not reader.ledger.boot_ids:
         raise LedgerError(str(path), "no load", "at least one line 'load'")
-    return ledger
+    return reader.ledger
 
 
-def _cut(lines: list[str], number: int) -> bool:
-    """Whether a line was cut by the kill of its writer: the next writer begins after it."""
-    return number < len(lines) and lines[number].startswith("load\t")
+class _Reader:
+    """Reads lines one after the other; each kind has a method of its name."""
 
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self._boot_id: str | None = None
+
+    def line(self, fields: list[str]) -> None:
+        """Take one line; ValueError, IndexError or KeyError for what is none."""
+        {
+            "load": self._load,
+            "sent": self._sent,
+            "acked": self._acked,
+            "failed": self._failed,
+            "end": self._end,
+        }[fields[0]](fields)
+
+    def _load(self, fields: list[str]) -> None:
+        self._boot_id = fields[1]
+        self.ledger.boot_ids.add(fields[1])
+        self.ledger.started = min(filter(None, (self.ledger.started, fields[2])))
+
+    def _sent(self, fields: list[str]) -> None:
+        self.ledger.sent.add(self._event(fields))
+
+    def _acked(self, fields: list[str]) -> None:
+        int(fields[5])
+        self.ledger.acked.add(self._event(fields))
+
+    def _failed(self, fields: list[str]) -> None:
+        self._event(fields)
+        self.ledger.failed += 1
+
+    def _end(self, fields: list[str]) -> None:
+        int(fields[1])
+
+    def _event(self, fields: list[str]) -> tuple[str, str, int]:
+        if self._boot_id is None:
+            raise ValueError("before any load")
+        return (self._boot_id, fields[1], int(fields[2]))

@@ -72,9 +72,7 @@ class Load:
         self._ledger = ledger
         self._stop = stop
         self._open: dict[tuple[str, int], None] = {}
-        self._sender = EventSender(
-            topic, connect, stop, buffer_events, on_ack=self._acked, on_failure=self._failed
-        )
+        self._sender = EventSender(topic, connect, stop, buffer_events, on_ack=self._acked, on_failure=self._failed)
         self._sent = 0
 
     def run(
@@ -118,10 +116,7 @@ class Load:
             failed=self._sender.failed,
             never_acked=self._sent - self._sender.acked,
             seconds=round(time.monotonic() - begun, 3),
-            examples=[
-                {"device_id": device, "sequence": sequence}
-                for device, sequence in never[:_NAMED_AT_MOST]
-            ],
+            examples=[{"device_id": device, "sequence": sequence} for device, sequence in never[:_NAMED_AT_MOST]],
         )
 
     def _send(

@@ -27,12 +27,8 @@ class ProducerMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.sent = Counter(
-            "producer_events_sent", "Events handed to the Kafka client.", registry=self.registry
-        )
-        self.acked = Counter(
-            "producer_events_acked", "Events that Kafka acknowledged.", registry=self.registry
-        )
+        self.sent = Counter("producer_events_sent", "Events handed to the Kafka client.", registry=self.registry)
+        self.acked = Counter("producer_events_acked", "Events that Kafka acknowledged.", registry=self.registry)
         self.failed = Counter(
             "producer_events_failed",
             "Events that the Kafka client gave up.",
@@ -98,4 +94,3 @@ def run(config: ProducerConfig, connect: Callable[[], Producer], stop: threading
     log.info("stopped: sent %d, acked %d, left behind %d", sender.sent, sender.acked, left)
     sender.close()
     return EXIT_OK
-

@@ -125,9 +125,7 @@ class EventSender:
                     log.warning("waiting for Kafka and topic %s: %s", self._topic, text)
                     said = text
                 if deadline is not None and time.monotonic() > deadline:
-                    raise Unavailable(
-                        f"topic {self._topic}", text, f"a topic within {timeout:g} s"
-                    ) from error
+                    raise Unavailable(f"topic {self._topic}", text, f"a topic within {timeout:g} s") from error
                 self._stop.wait(0.5)
         return False
 
@@ -142,7 +140,8 @@ class EventSender:
         """
         from kafka.errors import KafkaError
 
-        assert self._producer is not None, "open() comes first"
+        if self._producer is None:
+            raise RuntimeError("send() before open()")
         with self._room:
             while not self.has_room() and not self._stop.is_set():
                 self._room.wait(0.5)

@@ -126,8 +126,7 @@ def read_or_create_pointer(store: Objects, uri: str, table: TableFacts) -> Point
     except ValidationError as error:
         raise StartRefused(
             "checkpoint pointer",
-            f"no valid pointer at {uri} ({error.error_count()} problems, the first: "
-            f"{error.errors()[0]['msg']})",
+            f"no valid pointer at {uri} ({error.error_count()} problems, the first: {error.errors()[0]['msg']})",
             "an object with checkpoint and start",
             f"put {uri} back from a backup",
         ) from None
@@ -149,8 +148,8 @@ def read_checkpoint(store: Objects, checkpoint: str) -> CheckpointFacts:
     query_id = None
     if metadata is not None:
         query_id = _query_id(f"{checkpoint}/metadata", metadata)
-    for folder, number in newest.items():
-        _require_whole(store, f"{checkpoint}/{folder}/{number}")
+    for folder, batch in newest.items():
+        _require_whole(store, f"{checkpoint}/{folder}/{batch}")
     return CheckpointFacts(query_id, newest.get("offsets"), newest.get("commits"))
 
 

@@ -20,13 +20,13 @@ from pipeline.streaming.metrics import StreamingMetrics
 from pipeline.streaming.offsets import KafkaGroupOffsets, OffsetCommitter
 from pipeline.streaming.schema import EventField, event_columns, event_fields, judge
 from pipeline.streaming.session import Jvm
-from pipeline.streaming.sink import Sink
+from pipeline.streaming.sink import DeltaWriter, Sink
 from pipeline.streaming.source import kafka_options
 from pipeline.streaming.warmup import Warmup
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-    from pyspark.sql.streaming import StreamingQuery
+    from pyspark.sql.streaming.query import StreamingQuery
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,7 @@ def run(config: StreamingConfig, stop: threading.Event) -> int:
         jvm.stop()
 
 
-def prepare(
-    config: StreamingConfig, fields: list[EventField], stop: threading.Event
-) -> Start | None:
+def prepare(config: StreamingConfig, fields: list[EventField], stop: threading.Event) -> Start | None:
     """Wait for the object store, approve the start, make the tables, wait for the topic.
 
     :returns: None when stopped first.
@@ -104,9 +102,7 @@ def _approved(config: StreamingConfig, fields: list[EventField], store: ObjectSt
     events = tables.EventsTable(config, event_columns(fields))
     pointer = checkpoint.read_or_create_pointer(store, uri, events.facts(query_id=None))
     facts = checkpoint.read_checkpoint(store, pointer.checkpoint)
-    checkpoint.approve(
-        pointer.checkpoint, facts, uri, pointer.start, events.facts(facts.query_id)
-    )
+    checkpoint.approve(pointer.checkpoint, facts, uri, pointer.start, events.facts(facts.query_id))
     events.require()
     log.info(
         "checkpoint %s, batch %s, query %s",
@@ -132,16 +128,16 @@ def _stream(
     from pyspark.errors import PySparkException
 
     store = ObjectStore(config.endpoints.s3, config.credentials.s3)
-    committer = OffsetCommitter(
-        partial(KafkaGroupOffsets, config.endpoints.kafka, config.credentials.kafka)
-    )
+    committer = OffsetCommitter(partial(KafkaGroupOffsets, config.endpoints.kafka, config.credentials.kafka))
     listener = ProgressListener(metrics, committer.offer)
     sink = Sink(
+        DeltaWriter(
+            partial(_query_id, store, start.checkpoint),
+            files_per_batch=session.sparkContext.defaultParallelism,
+        ),
         config.endpoints.tables.events,
         config.endpoints.tables.dead_letters,
         list(event_columns(fields)),
-        files_per_batch=session.sparkContext.defaultParallelism,
-        query_id=partial(_query_id, store, start.checkpoint),
         end_offsets=partial(checkpoint.read_end_offsets, store, start.checkpoint),
         on_dead_letters=metrics.dead_letters,
     )
@@ -172,9 +168,7 @@ def _start_query(
     start: Start,
     sink: Sink,
 ) -> StreamingQuery:
-    messages = session.readStream.format("kafka").options(
-        **kafka_options(config, start.starting_offsets)
-    )
+    messages = session.readStream.format("kafka").options(**kafka_options(config, start.starting_offsets))
     return (
         judge(messages.load(), fields, config.max_event_bytes)
         .writeStream.foreachBatch(sink)

@@ -4,31 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pipeline.streaming.metrics import StreamingMetrics
 from pipeline.streaming.offsets import EndOffsets
-
-
-class SourceProgress(Protocol):
-    """What is used of pyspark's SourceProgress."""
-
-    @property
-    def endOffset(self) -> str: ...
-
-
-class Progress(Protocol):
-    """What is used of pyspark's StreamingQueryProgress."""
-
-    @property
-    def batchId(self) -> int: ...
-    @property
-    def numInputRows(self) -> int: ...
-    @property
-    def durationMs(self) -> dict[str, int]: ...
-    @property
-    def sources(self) -> list[Any]: ...
 
 
 class ProgressListener:
@@ -38,26 +18,28 @@ class ProgressListener:
     :param offer_offsets: takes what was read, and must return at once.
     """
 
-    def __init__(
-        self, metrics: StreamingMetrics, offer_offsets: Callable[[EndOffsets], None]
-    ) -> None:
+    def __init__(self, metrics: StreamingMetrics, offer_offsets: Callable[[EndOffsets], None]) -> None:
         self._metrics = metrics
         self._offer_offsets = offer_offsets
         self._running = False
         self._last_batch = -1
         self._changed = threading.Condition()
 
-    def progress(self, progress: Progress) -> None:
-        """A batch was finished."""
-        if progress.numInputRows:
-            seconds = progress.durationMs.get("triggerExecution", 0) / 1000
-            self._metrics.batch(progress.batchId, seconds, progress.numInputRows)
+    def progress(self, progress: Mapping[str, Any]) -> None:
+        """A batch was finished.
+
+        :param progress: Spark's StreamingQueryProgress, from its JSON.
+        """
+        batch, rows = int(progress["batchId"]), int(progress["numInputRows"])
+        if rows:
+            seconds = progress["durationMs"].get("triggerExecution", 0) / 1000
+            self._metrics.batch(batch, seconds, rows)
         self.idle()
-        for source in progress.sources:
-            if source.endOffset:
-                self._offer_offsets(json.loads(source.endOffset))
+        for source in progress["sources"]:
+            if source["endOffset"]:
+                self._offer_offsets(source["endOffset"])
         with self._changed:
-            self._last_batch = max(self._last_batch, progress.batchId)
+            self._last_batch = max(self._last_batch, batch)
             self._changed.notify_all()
 
     def idle(self) -> None:
@@ -74,27 +56,23 @@ class ProgressListener:
 
     def spark_listener(self) -> Any:
         """This listener in the form that Spark takes."""
-        from pyspark.sql.streaming import StreamingQueryListener
-        from pyspark.sql.streaming.listener import (
-            QueryIdleEvent,
-            QueryProgressEvent,
-            QueryStartedEvent,
-            QueryTerminatedEvent,
-        )
+        from pyspark.sql.streaming.listener import StreamingQueryListener
 
         outer = self
 
         class Listener(StreamingQueryListener):
-            def onQueryStarted(self, event: QueryStartedEvent) -> None:
+            """The names of the methods are Spark's."""
+
+            def onQueryStarted(self, event: Any) -> None:  # noqa: N802
                 pass
 
-            def onQueryProgress(self, event: QueryProgressEvent) -> None:
-                outer.progress(event.progress)
+            def onQueryProgress(self, event: Any) -> None:  # noqa: N802
+                outer.progress(json.loads(event.progress.json))
 
-            def onQueryIdle(self, event: QueryIdleEvent) -> None:
+            def onQueryIdle(self, _event: Any) -> None:  # noqa: N802
                 outer.idle()
 
-            def onQueryTerminated(self, event: QueryTerminatedEvent) -> None:
+            def onQueryTerminated(self, event: Any) -> None:  # noqa: N802
                 pass
 
         return Listener()

@@ -34,9 +34,7 @@ class StreamingMetrics:
             "spark_streaming_batch_id", "The last batch, -1 before the first.", registry=self.registry
         )
         self._batch_id.set(-1)
-        self._input_rows = Gauge(
-            "spark_streaming_input_rows", "Messages in the last batch.", registry=self.registry
-        )
+        self._input_rows = Gauge("spark_streaming_input_rows", "Messages in the last batch.", registry=self.registry)
         self._dead_letters = Counter(
             "spark_streaming_dead_letters",
             "Messages written to the dead letters since the start of the job.",

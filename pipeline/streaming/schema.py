@@ -103,9 +103,7 @@ def event_fields(schema: dict[str, Any]) -> list[EventField]:
     """
     _only(set(schema), _ROOT, "event_schema")
     if schema.get("type") != "object" or schema.get("additionalProperties", True) is not True:
-        raise ConfigError(
-            "event_schema", "another root", "type object that allows additional properties"
-        )
+        raise ConfigError("event_schema", "another root", "type object that allows additional properties")
     properties = schema.get("properties") or {}
     required = set(schema.get("required", ()))
     _only(required, set(properties), "event_schema.required")
@@ -130,10 +128,7 @@ def _field(name: str, rules: dict[str, Any], required: bool) -> EventField:
         "least": ("minLength", "minimum", "minProperties"),
         "most": ("maxLength", "maximum"),
     }
-    found = {
-        bound: next((rules[word] for word in words if word in rules), None)
-        for bound, words in bounds.items()
-    }
+    found = {bound: next((rules[word] for word in words if word in rules), None) for bound, words in bounds.items()}
     return EventField(name, kind, required, **found, pattern=rules.get("pattern"))
 
 
@@ -162,40 +157,38 @@ def judge(messages: DataFrame, fields: list[EventField], max_bytes: int) -> Data
     :returns: one row for each message: ``reason`` (null for an event), the columns of the events
         table (null for a dead letter), and ``key`` and ``value`` as they came.
     """
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
-    text = F.col("value").cast("string")
-    readable = (F.octet_length("value") <= max_bytes) & F.is_valid_utf8(text)
-    wrapped = F.try_parse_json(F.concat(F.lit("["), text, F.lit(f',"{_END}"]')))
+    text = fn.col("value").cast("string")
+    readable = (fn.octet_length("value") <= max_bytes) & fn.is_valid_utf8(text)
+    wrapped = fn.try_parse_json(fn.concat(fn.lit("["), text, fn.lit(f',"{_END}"]')))
     parts = messages.select(
         "key",
         "value",
         "topic",
         "partition",
         "offset",
-        F.col("timestamp").alias("kafka_timestamp"),
-        F.to_date("timestamp").alias("ingest_date"),
-        F.when(readable, wrapped).alias("wrapped"),
+        fn.col("timestamp").alias("kafka_timestamp"),
+        fn.to_date("timestamp").alias("ingest_date"),
+        fn.when(readable, wrapped).alias("wrapped"),
     )
-    whole = F.try_variant_get("wrapped", "$[1]", "string") == _END
-    parts = parts.select(
-        "*", F.when(whole, F.try_variant_get("wrapped", "$[0]", "variant")).alias("document")
-    )
+    whole = fn.try_variant_get("wrapped", "$[1]", "string") == _END
+    parts = parts.select("*", fn.when(whole, fn.try_variant_get("wrapped", "$[0]", "variant")).alias("document"))
     parts = parts.select(
         "*",
-        F.schema_of_variant("document").alias("document_type"),
+        fn.schema_of_variant("document").alias("document_type"),
         *(_raw(field).alias(f"raw_{field.name}") for field in fields),
     )
     parts = parts.select(
         "*",
-        *(F.schema_of_variant(f"raw_{field.name}").alias(f"type_{field.name}") for field in fields),
+        *(fn.schema_of_variant(f"raw_{field.name}").alias(f"type_{field.name}") for field in fields),
         *(_value(field).alias(f"good_{field.name}") for field in fields),
     )
     checks = [*_document_checks(max_bytes), *(c for field in fields for c in _checks(field))]
-    reason = F.coalesce(*(F.when(wrong, text) for wrong, text in checks), F.lit(None))
+    reason = fn.coalesce(*(fn.when(wrong, text) for wrong, text in checks), fn.lit(None))
     return parts.select(
         reason.alias("reason"),
-        *(F.col(f"good_{field.name}").alias(field.name) for field in fields),
+        *(fn.col(f"good_{field.name}").alias(field.name) for field in fields),
         *KAFKA_COLUMNS,
         "key",
         "value",
@@ -203,66 +196,62 @@ def judge(messages: DataFrame, fields: list[EventField], max_bytes: int) -> Data
 
 
 def _raw(field: EventField) -> Column:
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
-    return F.try_variant_get("document", f"$.{field.name}", "variant")
+    return fn.try_variant_get("document", f"$.{field.name}", "variant")
 
 
 def _value(field: EventField) -> Column:
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
     if field.kind == "date-time":
-        text = F.try_variant_get("document", f"$.{field.name}", "string")
-        return F.when(text.rlike(field.pattern or ""), text.try_cast("timestamp"))
-    return F.try_variant_get("document", f"$.{field.name}", _SQL_TYPES[field.kind])
+        text = fn.try_variant_get("document", f"$.{field.name}", "string")
+        return fn.when(text.rlike(field.pattern or ""), text.try_cast("timestamp"))
+    return fn.try_variant_get("document", f"$.{field.name}", _SQL_TYPES[field.kind])
 
 
 def _document_checks(max_bytes: int) -> list[tuple[Column, Column]]:
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
-    value, size = F.col("value"), F.octet_length("value")
-    found = F.substring("document_type", 1, 40)
+    value, size = fn.col("value"), fn.octet_length("value")
+    found = fn.substring("document_type", 1, 40)
     return [
-        (value.isNull(), F.lit("value: null")),
+        (value.isNull(), fn.lit("value: null")),
         (
             size > max_bytes,
-            F.concat(F.lit("value: found "), size, F.lit(f" bytes, allowed at most {max_bytes}")),
+            fn.concat(fn.lit("value: found "), size, fn.lit(f" bytes, allowed at most {max_bytes}")),
         ),
-        (F.col("document").isNull(), F.lit("value: not one JSON value in UTF-8 without doubled names")),
+        (fn.col("document").isNull(), fn.lit("value: not one JSON value in UTF-8 without doubled names")),
         (
-            ~F.col("document_type").startswith("OBJECT<"),
-            F.concat(F.lit("value: found "), found, F.lit(", expected an object")),
+            ~fn.col("document_type").startswith("OBJECT<"),
+            fn.concat(fn.lit("value: found "), found, fn.lit(", expected an object")),
         ),
     ]
 
 
 def _checks(field: EventField) -> list[tuple[Column, Column]]:
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
     name, kind = field.name, field.kind
-    found, good = F.col(f"type_{name}"), F.col(f"good_{name}")
+    found, good = fn.col(f"type_{name}"), fn.col(f"good_{name}")
     present = found.isNotNull()
     checks = []
     if field.required:
-        checks.append((~present, F.lit(f"{name}: missing")))
-    checks.append((found == "VOID", F.lit(f"{name}: null")))
-    wrong_type = F.concat(
-        F.lit(f"{name}: found "), F.substring(found, 1, 40), F.lit(f", expected {_KINDS[kind]}")
-    )
+        checks.append((~present, fn.lit(f"{name}: missing")))
+    checks.append((found == "VOID", fn.lit(f"{name}: null")))
+    wrong_type = fn.concat(fn.lit(f"{name}: found "), fn.substring(found, 1, 40), fn.lit(f", expected {_KINDS[kind]}"))
     checks.append((~found.rlike(_VARIANT_TYPES[kind]), wrong_type))
     if kind == "numbers":
-        raw = F.try_variant_get("document", f"$.{name}", "map<string,variant>")
-        numbers = F.forall(
-            F.map_values(raw), lambda v: F.schema_of_variant(v).rlike(_VARIANT_TYPES["number"])
-        )
-        finite = F.forall(F.map_values(good), lambda v: _finite(v))
-        checks.append((~F.coalesce(numbers & finite, F.lit(False)) & present, _wanted(field)))
+        raw = fn.try_variant_get("document", f"$.{name}", "map<string,variant>")
+        numbers = fn.forall(fn.map_values(raw), lambda v: fn.schema_of_variant(v).rlike(_VARIANT_TYPES["number"]))
+        finite = fn.forall(fn.map_values(good), _finite)
+        checks.append((~fn.coalesce(numbers & finite, fn.lit(False)) & present, _wanted(field)))
     elif kind == "number":
-        checks.append((~F.coalesce(_finite(good), F.lit(False)) & present, _wanted(field)))
+        checks.append((~fn.coalesce(_finite(good), fn.lit(False)) & present, _wanted(field)))
     else:
         checks.append((good.isNull() & present, _wanted(field)))
-    measured = {"string": F.char_length, "date-time": F.char_length, "numbers": F.size}
-    text = F.try_variant_get("document", f"$.{name}", "string")
+    measured = {"string": fn.char_length, "date-time": fn.char_length, "numbers": fn.size}
+    text = fn.try_variant_get("document", f"$.{name}", "string")
     size = measured[kind](good if kind == "numbers" else text) if kind in measured else good
     bounds = []
     if field.least is not None:
@@ -272,7 +261,7 @@ def _checks(field: EventField) -> list[tuple[Column, Column]]:
     if field.pattern is not None:
         bounds.append(~text.rlike(field.pattern))
     if bounds:
-        checks.append((reduce(lambda a, b: a | b, bounds) & present, F.lit(_bounds(field))))
+        checks.append((reduce(lambda a, b: a | b, bounds) & present, fn.lit(_bounds(field))))
     return checks
 
 
@@ -284,12 +273,12 @@ def _bounds(field: EventField) -> str:
 
 
 def _finite(value: Column) -> Column:
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
-    return (F.abs(value) < F.lit(float("inf"))) & ~F.isnan(value)
+    return (fn.abs(value) < fn.lit(float("inf"))) & ~fn.isnan(value)
 
 
 def _wanted(field: EventField) -> Column:
-    from pyspark.sql import functions as F
+    from pyspark.sql import functions as fn
 
-    return F.lit(f"{field.name}: expected {_KINDS[field.kind]}")
+    return fn.lit(f"{field.name}: expected {_KINDS[field.kind]}")

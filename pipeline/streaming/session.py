@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
 import time
@@ -87,8 +88,12 @@ def spark_conf(config: StreamingConfig) -> dict[str, str]:
         "spark.sql.streaming.checkpointFileManagerClass": (
             "org.apache.spark.internal.io.cloud.AbortableStreamBasedCheckpointFileManager"
         ),
+        # The newer Kafka source of 4.1.1 fails after each batch that is run again (SPARK-55271, a
+        # null in its metrics): each kill inside a batch would cost a second restart.
+        "spark.sql.streaming.disabledV2MicroBatchReaders": ("org.apache.spark.sql.kafka010.KafkaSourceProvider"),
         "spark.sql.streaming.stopTimeout": "30s",
         "spark.sql.streaming.noDataProgressEventInterval": "5s",
+        "spark.sql.debug.maxToStringFields": "100",
         "spark.sql.streaming.numRecentProgressUpdates": "5",
         # Options of the Kafka source hold the login.
         "spark.sql.redaction.options.regex": "(?i)url|jaas|password|secret",
@@ -96,12 +101,8 @@ def spark_conf(config: StreamingConfig) -> dict[str, str]:
         "spark.hadoop.fs.s3a.endpoint": config.endpoints.s3.endpoint,
         "spark.hadoop.fs.s3a.endpoint.region": config.endpoints.s3.region,
         "spark.hadoop.fs.s3a.path.style.access": "true",
-        "spark.hadoop.fs.s3a.connection.ssl.enabled": str(
-            config.endpoints.s3.endpoint.startswith("https:")
-        ).lower(),
-        "spark.hadoop.fs.s3a.aws.credentials.provider": (
-            "org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider"
-        ),
+        "spark.hadoop.fs.s3a.connection.ssl.enabled": str(config.endpoints.s3.endpoint.startswith("https:")).lower(),
+        "spark.hadoop.fs.s3a.aws.credentials.provider": ("org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider"),
     }
     conf.update(config.spark_conf)
     return conf
@@ -190,7 +191,8 @@ class Jvm:
         from pyspark.sql import SparkSession
 
         session: SparkSession = SparkSession.builder.getOrCreate()
-        hadoop: Any = session.sparkContext._jsc.hadoopConfiguration()
+        context: Any = session.sparkContext
+        hadoop = context._jsc.hadoopConfiguration()  # noqa: SLF001 - pyspark has no public way
         login = self._config.credentials.s3
         hadoop.set("fs.s3a.access.key", login.access_key.get_secret_value())
         hadoop.set("fs.s3a.secret.key", login.secret_key.get_secret_value())
@@ -216,11 +218,9 @@ class Jvm:
             if code is not None:
                 raise QueryFailed("driver JVM", f"ended with code {code}", "a running JVM")
             if time.monotonic() > deadline:
-                raise QueryFailed(
-                    "driver JVM", f"silent for {_JVM_START_SECONDS:g} s", "a running JVM"
-                )
+                raise QueryFailed("driver JVM", f"silent for {_JVM_START_SECONDS:g} s", "a running JVM")
             time.sleep(0.05)
-        from pyspark.serializers import UTF8Deserializer, read_int
-
+        # Two values as pyspark's serializers write them: a number, and a text after its length.
         with path.open("rb") as stream:
-            return int(read_int(stream)), str(UTF8Deserializer().loads(stream))
+            port, length = struct.unpack("!ii", stream.read(8))
+            return port, stream.read(length).decode()

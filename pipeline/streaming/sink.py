@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.errors import PipelineError
 from pipeline.objectstore import spark_uri
@@ -29,40 +29,72 @@ class StopRequested(PipelineError):
     """A new batch was refused because the job is stopping; the next start runs it."""
 
 
+class Writer(Protocol):
+    """Appends rows to a table once for each batch, however often it is asked."""
+
+    def append(self, rows: DataFrame, table: str, batch_id: int, user_metadata: str) -> None: ...
+
+
+class DeltaWriter:
+    """Appends to Delta tables.
+
+    :param query_id: reads the query id from the checkpoint's metadata; asked once.
+    :param files_per_batch: how many tasks write a batch, and so how many files it makes.
+    """
+
+    def __init__(self, query_id: Callable[[], str], files_per_batch: int) -> None:
+        self._read_query_id = query_id
+        self._query_id = ""
+        self._files_per_batch = files_per_batch
+
+    def append(self, rows: DataFrame, table: str, batch_id: int, user_metadata: str) -> None:
+        """Append rows in one commit; does nothing when the table has the batch already.
+
+        :param table: s3:// address.
+        """
+        if not self._query_id:
+            self._query_id = self._read_query_id()
+        (
+            rows.coalesce(self._files_per_batch)
+            .write.format("delta")
+            .mode("append")
+            .option("txnAppId", self._query_id)
+            .option("txnVersion", str(batch_id))
+            .option("userMetadata", user_metadata)
+            .save(spark_uri(table))
+        )
+
+
 class Sink:
     """Takes one batch of judged messages after the other, as foreachBatch calls it.
 
+    :param writer: appends to the tables.
     :param events: s3:// address of the events table.
     :param dead_letters: s3:// address of the dead letters.
     :param event_columns: columns of the events table.
-    :param files_per_batch: how many files (and tasks) a batch is written with.
-    :param query_id: reads the query id from the checkpoint's metadata.
     :param end_offsets: reads where a batch ends from the checkpoint; None for an unknown batch.
     :param on_dead_letters: told how many messages of a batch went to the dead letters.
     """
 
     def __init__(
         self,
+        writer: Writer,
         events: str,
         dead_letters: str,
         event_columns: list[str],
-        files_per_batch: int,
-        query_id: Callable[[], str],
         end_offsets: Callable[[int], EndOffsets | None],
         on_dead_letters: Callable[[int], None],
     ) -> None:
-        self._events = spark_uri(events)
-        self._dead_letters = spark_uri(dead_letters)
+        self._writer = writer
+        self._events = events
+        self._dead_letters = dead_letters
         self._event_columns = event_columns
-        self._files_per_batch = files_per_batch
-        self._read_query_id = query_id
         self._end_offsets = end_offsets
         self._on_dead_letters = on_dead_letters
-        self._query_id = ""
-        self.last_batch = -1
         self._stopping = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
+        self.last_batch = -1
 
     def stop(self, timeout: float) -> bool:
         """Refuse further batches and wait for the one under way.
@@ -91,37 +123,22 @@ class Sink:
 
     def _write(self, judged: DataFrame, batch_id: int) -> None:
         from pyspark.sql import Observation
-        from pyspark.sql import functions as F
+        from pyspark.sql import functions as fn
 
-        if not self._query_id:
-            self._query_id = self._read_query_id()
-        ends = self._end_offsets(batch_id)
+        note = json.dumps({"batch": batch_id, "end_offsets": self._end_offsets(batch_id)})
         seen = Observation()
-        events = judged.observe(seen, F.count("reason").alias("dead_letters"))
-        events = events.where(F.col("reason").isNull()).select(*self._event_columns)
-        self._append(events, self._events, batch_id, ends)
+        observed = judged.observe(seen, fn.count("reason").alias("dead_letters"))
+        events = observed.where(fn.col("reason").isNull()).select(*self._event_columns)
+        self._writer.append(events, self._events, batch_id, note)
         if _observed(seen) == 0:
             # Nearly every batch: no second commit, and no second pass over the messages.
             return
-        dead = judged.where(F.col("reason").isNotNull()).select(*DEAD_LETTER_COLUMNS)
+        dead = judged.where(fn.col("reason").isNotNull()).select(*DEAD_LETTER_COLUMNS)
         count = dead.count()
         if count:
-            self._append(dead, self._dead_letters, batch_id, ends)
+            self._writer.append(dead, self._dead_letters, batch_id, note)
             self._on_dead_letters(count)
             log.warning("batch %d: %d messages to the dead letters", batch_id, count)
-
-    def _append(
-        self, rows: DataFrame, path: str, batch_id: int, ends: EndOffsets | None
-    ) -> None:
-        (
-            rows.coalesce(self._files_per_batch)
-            .write.format("delta")
-            .mode("append")
-            .option("txnAppId", self._query_id)
-            .option("txnVersion", str(batch_id))
-            .option("userMetadata", json.dumps({"batch": batch_id, "end_offsets": ends}))
-            .save(path)
-        )
 
 
 def _observed(seen: Observation) -> int | None:
@@ -129,5 +146,6 @@ def _observed(seen: Observation) -> int | None:
 
     ``Observation.get`` would wait for ever in that case.
     """
-    counted: Any = seen._jo.getOrEmpty().get("dead_letters")  # type: ignore[union-attr]
+    observation: Any = seen
+    counted = observation._jo.getOrEmpty().get("dead_letters")  # noqa: SLF001 - has no public form
     return int(counted.get()) if counted.isDefined() else None

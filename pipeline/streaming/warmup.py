@@ -74,7 +74,7 @@ class Warmup:
             log.info("warm after %.1f s", time.monotonic() - begun)
 
     def _warm(self, session: SparkSession) -> None:
-        from pyspark.sql import functions as F
+        from pyspark.sql import functions as fn
 
         folder = self._config.local_dir / "warm-up"
         shutil.rmtree(folder, ignore_errors=True)
@@ -82,12 +82,12 @@ class Warmup:
             if self._asked_for.is_set():
                 return
             messages = session.range(100).select(
-                F.lit(None).cast("binary").alias("key"),
-                F.lit(json.dumps({"n": 0})).cast("binary").alias("value"),
-                F.lit("warm-up").alias("topic"),
-                F.lit(0).alias("partition"),
-                F.col("id").alias("offset"),
-                F.current_timestamp().alias("timestamp"),
+                fn.lit(None).cast("binary").alias("key"),
+                fn.lit(json.dumps({"n": 0})).cast("binary").alias("value"),
+                fn.lit("warm-up").alias("topic"),
+                fn.lit(0).alias("partition"),
+                fn.col("id").alias("offset"),
+                fn.current_timestamp().alias("timestamp"),
             )
             judged = judge(messages, self._fields, self._config.max_event_bytes)
             (

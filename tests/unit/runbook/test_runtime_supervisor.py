@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.runtime.supervis
     SupervisorRuntime,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.service import (
+    TAG_ROOT,
     ServiceDefinition,
     ServiceInfo,
     parse_definition,
@@ -81,7 +83,7 @@ class Host:
                 environment = process.environ()
                 if str(self.root) in (
                     environment.get(supervisor.TAG_SUPERVISOR),
-                    environment.get(supervisor.TAG_ROOT),
+                    environment.get(TAG_ROOT),
                 ):
                     process.kill()
 
@@ -223,7 +225,8 @@ def test_a_suspended_process_is_seen_left_alone_by_start_and_killed_by_restart(h
     assert host.runtime.info(definition.ref)["state"] in ("starting", "running")
 
 
-def test_a_suspended_supervisord_is_named_and_replaced_by_restart(host: Host) -> None:
+def test_a_suspended_supervisord_is_named_and_replaced_by_restart(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_RPC_SECONDS", 0.5)
     definition = host.running()
     before = host.runtime.info(definition.ref)
     daemon = host.supervisord(definition)
@@ -254,9 +257,7 @@ def test_a_deleted_socket_does_not_hide_a_running_supervisord(host: Host) -> Non
 def test_a_final_exit_code_ends_it_even_before_the_start_is_over(host: Host) -> None:
     runs = host.root / "runs"
     code = f"open({str(runs)!r}, 'a').write('x'); raise SystemExit(78)"
-    definition = host.define(
-        code, start_seconds=30, restart={"success_exit_codes": [0, 78], "retries": 5}
-    )
+    definition = host.define(code, start_seconds=30, restart={"success_exit_codes": [0, 78], "retries": 5})
     host.runtime.deploy(definition)
     with pytest.raises(ServiceError, match="exited with exit code 78"):
         host.runtime.start(definition.ref)
@@ -348,9 +349,34 @@ def test_a_process_that_ignores_the_signal_is_killed_after_its_time(host: Host) 
     assert gone(pid)
 
 
-def test_a_child_that_outlives_its_parent_is_found_and_ended(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("verb", ["stop", "start"])
+def test_what_is_still_stopping_is_waited_for(host: Host, verb: str) -> None:
+    code = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
+    definition = host.running(code, stop_timeout=2)
+    time.sleep(0.3)
+    pid = pid_of(host.runtime.info(definition.ref))
+    daemon = host.runtime._daemon(definition.ref)
+    assert daemon is not None
+    daemon.call("stopProcess", "clock", False)
+    assert host.runtime.info(definition.ref)["detail"] == "stopping"
+    getattr(host.runtime, verb)(definition.ref)
+    assert gone(pid)
+    assert (host.runtime.info(definition.ref)["pid"] is None) is (verb == "stop")
+
+
+def test_an_error_tells_what_was_done_before_it(host: Host) -> None:
+    flag = host.root / "flag"
+    code = f"import os,time\nif os.path.exists({str(flag)!r}): raise SystemExit(9)\ntime.sleep(300)"
+    script = host.root / "script.py"
+    script.write_text(code)
+    definition = host.running(command=[sys.executable, str(script)])
+    flag.touch()
+    with pytest.raises(ServiceError) as failed:
+        host.runtime.restart(definition.ref)
+    assert failed.value.__notes__ == ["stop clock", "start clock"]
+
+
+def test_a_child_that_outlives_its_parent_is_found_and_ended(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "_LEFTOVER_SECONDS", 1.0)
     child = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(300)"
     code = (
@@ -386,9 +412,7 @@ def test_restart_starts_what_does_not_run(host: Host) -> None:
 
 
 def test_remove_takes_files_away_and_leaves_data(host: Host) -> None:
-    definition = host.running(
-        directories=["log", "data"], files=[{"path": "etc/clock.conf", "content": "x"}]
-    )
+    definition = host.running(directories=["log", "data"], files=[{"path": "etc/clock.conf", "content": "x"}])
     (host.root / "data" / "precious").write_text("x")
     pid = pid_of(host.runtime.info(definition.ref))
     host.runtime.remove(definition.ref)
@@ -418,11 +442,7 @@ def test_arguments_and_variables_reach_the_program_unchanged(host: Host) -> None
         "time.sleep(300)"
     )
     odd = ["a b", "50%", "%(x)s", "semi ;colon", "hash #tag", "it's", '"quoted"', "", "*", "$HOME"]
-    host.running(
-        command=[sys.executable, "-c", code, *odd], environment={"ODD": "50% it's, a=b $HOME"}
-    )
-    import json
-
+    host.running(command=[sys.executable, "-c", code, *odd], environment={"ODD": "50% it's, a=b $HOME"})
     deadline = time.monotonic() + 5
     while not out.exists() or not out.read_text():
         assert time.monotonic() < deadline
@@ -432,13 +452,11 @@ def test_arguments_and_variables_reach_the_program_unchanged(host: Host) -> None
 
 @pytest.mark.parametrize("value", ["both ' and \"", "x ;y", '"x"'])
 def test_a_variable_without_a_spelling_is_refused(host: Host, value: str) -> None:
-    with pytest.raises(Refused, match="environment.ODD"):
+    with pytest.raises(Refused, match=r"environment\.ODD"):
         host.runtime.deploy(host.define(environment={"ODD": value}))
 
 
-def test_the_shell_of_whoever_starts_it_does_not_leak_in(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_shell_of_whoever_starts_it_does_not_leak_in(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     definition = host.running()
     environment = psutil.Process(pid_of(host.runtime.info(definition.ref))).environ()

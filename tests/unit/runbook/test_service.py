@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.streamops.runbook.plugins.module_utils import service
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
 
-SECRET = "Zk9Canary7Secret42xyz"
+CANARY = "Zk9Canary7Secret42xyz"
 
 
 def definition(folder: Path, /, **changes: Any) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def definition(folder: Path, /, **changes: Any) -> dict[str, Any]:
             {"path": "etc/clock.conf", "content": "tick=1\n"},
             {
                 "path": "etc/secret.conf",
-                "content": f"password={SECRET}\n",
+                "content": f"password={CANARY}\n",
                 "mode": "0600",
                 "sensitive": True,
             },
@@ -83,9 +83,7 @@ def definition(folder: Path, /, **changes: Any) -> dict[str, Any]:
         ({"files": [{"path": "x", "content": ""}] * 2}, "found x twice"),
     ],
 )
-def test_bad_values_are_refused_by_name(
-    tmp_path: Path, change: dict[str, Any], named: str
-) -> None:
+def test_bad_values_are_refused_by_name(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     with pytest.raises(Refused) as refused:
         service.parse_definition(definition(tmp_path, **change))
     assert named in str(refused.value)
@@ -105,7 +103,7 @@ def test_bad_contents_of_a_sensitive_file_are_not_shown(tmp_path: Path) -> None:
     data["files"][1]["mode"] = "0640"
     with pytest.raises(Refused) as refused:
         service.parse_definition(data)
-    assert SECRET not in str(refused.value)
+    assert CANARY not in str(refused.value)
 
 
 def test_the_digest_covers_what_a_process_is_started_from(tmp_path: Path) -> None:
@@ -132,7 +130,7 @@ def test_the_digest_leaves_out_what_no_process_reads(tmp_path: Path) -> None:
 
 def test_the_stored_definition_holds_no_contents(tmp_path: Path) -> None:
     parsed = service.parse_definition(definition(tmp_path))
-    assert SECRET not in json.dumps(parsed.public())
+    assert CANARY not in json.dumps(parsed.public())
 
 
 def test_files_are_planned_applied_and_then_the_same(tmp_path: Path) -> None:
@@ -157,7 +155,7 @@ def test_a_difference_shows_contents_unless_they_are_sensitive(tmp_path: Path) -
     assert "tick=1" in shown
     assert "tick=2" in shown
     assert "etc/secret.conf" in shown
-    assert SECRET not in shown
+    assert CANARY not in shown
     assert "AnotherCanary1234567" not in shown
 
 
@@ -187,7 +185,7 @@ def test_a_damaged_record_is_named_and_replaced_by_the_next_deployment(tmp_path:
     parsed = service.parse_definition(definition(tmp_path))
     service.apply_files(service.plan_files(parsed, []))
     (parsed.ref.folder / "definition.json").write_text("{")
-    with pytest.raises(ServiceError, match="definition.json: found no JSON"):
+    with pytest.raises(ServiceError, match=r"definition\.json: found no JSON"):
         service.stored_definition(parsed.ref)
     service.apply_files(service.plan_files(parsed, []))
     stored = service.stored_definition(parsed.ref)
@@ -195,9 +193,7 @@ def test_a_damaged_record_is_named_and_replaced_by_the_next_deployment(tmp_path:
     assert stored["digest"] == parsed.digest
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     target.write_text("old")
 
@@ -222,7 +218,7 @@ def test_init_runs_until_it_made_its_file(tmp_path: Path) -> None:
 
 
 def test_a_failed_init_tells_what_was_printed_without_secrets(tmp_path: Path) -> None:
-    code = f"print('cannot use {SECRET} here'); raise SystemExit(3)"
+    code = f"print('cannot use {CANARY} here'); raise SystemExit(3)"
     init = {"command": [sys.executable, "-c", code], "creates": "data/made"}
     parsed = service.parse_definition(definition(tmp_path, init=init))
     with pytest.raises(ServiceError) as failed:
@@ -238,5 +234,5 @@ def test_an_init_that_makes_nothing_failed(tmp_path: Path) -> None:
 
 def test_only_named_variables_are_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
-    monkeypatch.setenv("MINIO_ROOT_PASSWORD", SECRET)
+    monkeypatch.setenv("MINIO_ROOT_PASSWORD", CANARY)
     assert set(service.base_environment()) <= {"HOME", "LANG", "USER", "TZ", "PATH"}

@@ -1,4 +1,4 @@
-"""What setup/prerequisites.sh says and does where programs are missing."""
+"""What .config/setup/prerequisites.sh says and does where programs are missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Machine:
 
     def run(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [ROOT / "setup" / "prerequisites.sh"],
+            [ROOT / ".config" / "setup" / "prerequisites.sh"],
             env={"PATH": str(self.folder)},
             capture_output=True,
             text=True,

@@ -209,9 +209,7 @@ def parse_acls(data: Sequence[Mapping[str, Any]]) -> list[Acl]:
         for operation in entry.get("operations") or []:
             if operation not in OPERATIONS:
                 raise Refused(f"{where}.operations", repr(operation), " | ".join(OPERATIONS))
-            acls.append(
-                Acl(entry["principal"], entry["resource"], entry["name"], pattern, operation)
-            )
+            acls.append(Acl(entry["principal"], entry["resource"], entry["name"], pattern, operation))
     return acls
 
 
@@ -231,14 +229,8 @@ class Plan:
     def lines(self) -> list[str]:
         """One phrase per act, for people."""
         return (
-            [
-                f"create topic {t.name}: {t.partitions} partitions, {t.replication_factor} copies"
-                for t in self.create
-            ]
-            + [
-                f"raise topic {name} from {old} to {new} partitions"
-                for name, (old, new) in self.partitions.items()
-            ]
+            [f"create topic {t.name}: {t.partitions} partitions, {t.replication_factor} copies" for t in self.create]
+            + [f"raise topic {name} from {old} to {new} partitions" for name, (old, new) in self.partitions.items()]
             + [
                 f"set {key} of topic {name} from {old} to {new}"
                 for name, values in self.configs.items()
@@ -320,9 +312,7 @@ def _smaller(wanted: str, have: str | None) -> bool:
     return (float("inf") if new < 0 else new) < (float("inf") if old < 0 else old)
 
 
-def read_plan(
-    client: Any, topics: Sequence[Topic], acls: Sequence[Acl], *, allow_shrink: bool = False
-) -> Plan:
+def read_plan(client: Any, topics: Sequence[Topic], acls: Sequence[Acl], *, allow_shrink: bool = False) -> Plan:
     """Ask the cluster and compare.
 
     :raises Refused: see :func:`plan_resources`.
@@ -350,8 +340,7 @@ def read_plan(
     if wanted:
         answer = client.describe_configs(wanted, config_filter="all").get("topic", {})
         found_configs = {
-            name: {key: str(entry["value"]) for key, entry in entries.items()}
-            for name, entries in answer.items()
+            name: {key: str(entry["value"]) for key, entry in entries.items()} for name, entries in answer.items()
         }
     everything = ACLFilter(
         principal=None,
@@ -421,9 +410,7 @@ def apply_plan(client: Any, plan: Plan, timeout: float) -> None:
     if plan.configs:
         answer = client.alter_configs(
             [
-                ConfigResource(
-                    ConfigResourceType.TOPIC, name, {key: new for key, (_, new) in values.items()}
-                )
+                ConfigResource(ConfigResourceType.TOPIC, name, {key: new for key, (_, new) in values.items()})
                 for name, values in plan.configs.items()
             ],
             raise_on_unknown=False,
@@ -490,7 +477,7 @@ def ensure(
                 apply_plan(client, plan, max(1.0, limit - clock()))
                 # What was written must be readable: the next round finds nothing to do.
                 done.append(plan)
-                continue
+                seen = f"still to do after it was done: {plan.lines()[0]}"
         except (errors.SaslAuthenticationFailedError, errors.AuthorizationError) as error:
             raise Denied("Kafka", _said(error), "a principal that may administer it") from error
         except errors.KafkaError as error:
@@ -565,15 +552,11 @@ def read_view(client: Any) -> View:
     min_isr = {}
     if names:
         answer = client.describe_configs(
-            [
-                ConfigResource(ConfigResourceType.TOPIC, name, ["min.insync.replicas"])
-                for name in names
-            ],
+            [ConfigResource(ConfigResourceType.TOPIC, name, ["min.insync.replicas"]) for name in names],
             config_filter="all",
         )
         min_isr = {
-            name: int(entries["min.insync.replicas"]["value"])
-            for name, entries in answer.get("topic", {}).items()
+            name: int(entries["min.insync.replicas"]["value"]) for name, entries in answer.get("topic", {}).items()
         }
     return View(
         topics=topics,
@@ -627,10 +610,7 @@ def _gate_partitions(gate: Gate, node: int, view: View) -> None:
 
 def _gate_quorum(gate: Gate, node: int, view: View) -> None:
     quorum = view["quorum"]
-    voters = {
-        voter["replica_id"]: voter["last_caught_up_timestamp"]
-        for voter in quorum["current_voters"]
-    }
+    voters = {voter["replica_id"]: voter["last_caught_up_timestamp"] for voter in quorum["current_voters"]}
     leader = quorum["leader_id"]
     if leader < 0 or leader not in voters:
         gate.reasons.append("the quorum has no leader")
@@ -641,16 +621,12 @@ def _gate_quorum(gate: Gate, node: int, view: View) -> None:
         gate.warnings.append("the only controller: the cluster stands still meanwhile")
         return
     caught_up = [
-        voter
-        for voter, moment in voters.items()
-        if voter == leader or voters[leader] - moment < QUORUM_LAG_MS
+        voter for voter, moment in voters.items() if voter == leader or voters[leader] - moment < QUORUM_LAG_MS
     ]
     rest = [voter for voter in caught_up if voter != node]
     needed = (len(voters) + 2) // 2 if len(voters) > 2 else 1
     if len(rest) < needed:
-        gate.reasons.append(
-            f"only controllers {rest} would be caught up, {needed} are needed of {len(voters)}"
-        )
+        gate.reasons.append(f"only controllers {rest} would be caught up, {needed} are needed of {len(voters)}")
 
 
 def _gate_strict(gate: Gate, view: View, nodes: Sequence[int]) -> None:
@@ -680,10 +656,7 @@ def back_gate(node: int, view: View) -> Gate:
     ]
     if behind:
         gate.reasons.append(f"broker {node} is not in sync in {len(behind)} partitions")
-    voters = {
-        voter["replica_id"]: voter["last_caught_up_timestamp"]
-        for voter in view["quorum"]["current_voters"]
-    }
+    voters = {voter["replica_id"]: voter["last_caught_up_timestamp"] for voter in view["quorum"]["current_voters"]}
     leader = view["quorum"]["leader_id"]
     if leader not in voters:
         gate.reasons.append("the quorum has no leader")

@@ -7,6 +7,7 @@ own admin interface.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 import urllib.error
@@ -52,9 +53,7 @@ _WRONG_KEY = {
 # Clients
 
 
-def client(
-    endpoint: str, access_key: str, secret_key: str, timeout: float, *, region: str = "us-east-1"
-) -> Any:
+def client(endpoint: str, access_key: str, secret_key: str, timeout: float, *, region: str = "us-east-1") -> Any:
     """A boto3 S3 client with short timeouts and no retries of its own.
 
     :param endpoint: ``http://host:port``.
@@ -83,16 +82,14 @@ def admin(endpoint: str, access_key: str, secret_key: str, timeout: float) -> An
     """A ``minio.MinioAdmin`` with short timeouts; below quorum some of its calls hang."""
     import urllib3
     from minio import MinioAdmin
-    from minio.credentials import StaticProvider
+    from minio.credentials.providers import StaticProvider
 
     parsed = urllib.parse.urlparse(endpoint)
     return MinioAdmin(
         endpoint=parsed.netloc,
         credentials=StaticProvider(access_key, secret_key),
         secure=parsed.scheme == "https",
-        http_client=urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=timeout, read=timeout), retries=False
-        ),
+        http_client=urllib3.PoolManager(timeout=urllib3.Timeout(connect=timeout, read=timeout), retries=False),
     )
 
 
@@ -143,33 +140,37 @@ def parse_buckets(data: Sequence[Mapping[str, Any]]) -> list[Bucket]:
         name = entry.get("name")
         if not isinstance(name, str) or not 3 <= len(name) <= 63 or name != name.lower():
             raise Refused(f"buckets[{index}].name", repr(name), "3 to 63 lower-case characters")
-        unknown = set(entry) - {"name", "versioning", "lifecycle"}
-        if unknown:
-            raise Refused(f"bucket {name}", f"field {sorted(unknown)[0]}", "a known field")
-        rules: dict[str, Mapping[str, Any]] = {}
-        for rule in entry.get("lifecycle") or []:
-            where = f"bucket {name}.lifecycle"
-            unknown = set(rule) - {"id", "prefix", "days", "noncurrent_days"}
-            if unknown:
-                raise Refused(where, f"field {sorted(unknown)[0]}", "a known field")
-            if not isinstance(rule.get("id"), str):
-                raise Refused(f"{where}.id", repr(rule.get("id")), "a name")
-            for field in ("days", "noncurrent_days"):
-                value = rule.get(field)
-                if value is not None and (not isinstance(value, int) or value < 1):
-                    raise Refused(f"{where}.{rule['id']}.{field}", repr(value), "days above 0")
-            if rule.get("days") is None and rule.get("noncurrent_days") is None:
-                raise Refused(f"{where}.{rule['id']}", "no days", "days or noncurrent_days")
-            rules[rule["id"]] = {
-                "prefix": rule.get("prefix", ""),
-                "days": rule.get("days"),
-                "noncurrent_days": rule.get("noncurrent_days"),
-            }
+        _known(f"bucket {name}", entry, {"name", "versioning", "lifecycle"})
         versioning = entry.get("versioning", False)
         if not isinstance(versioning, bool):
             raise Refused(f"bucket {name}.versioning", repr(versioning), "true or false")
-        buckets.append(Bucket(name, versioning, rules))
+        rules = [_parse_rule(f"bucket {name}.lifecycle", rule) for rule in entry.get("lifecycle") or []]
+        buckets.append(Bucket(name, versioning, dict(rules)))
     return buckets
+
+
+def _known(where: str, entry: Mapping[str, Any], fields: set[str]) -> None:
+    unknown = sorted(set(entry) - fields)
+    if unknown:
+        raise Refused(f"{where}.{unknown[0]}", "an unknown field", " | ".join(sorted(fields)))
+
+
+def _parse_rule(where: str, rule: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    _known(where, rule, {"id", "prefix", "days", "noncurrent_days"})
+    name = rule.get("id")
+    if not isinstance(name, str) or not name:
+        raise Refused(f"{where}.id", repr(name), "a name")
+    for field in ("days", "noncurrent_days"):
+        value = rule.get(field)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise Refused(f"{where}.{name}.{field}", repr(value), "days above 0")
+    if rule.get("days") is None and rule.get("noncurrent_days") is None:
+        raise Refused(f"{where}.{name}", "no days", "days or noncurrent_days")
+    return name, {
+        "prefix": rule.get("prefix", ""),
+        "days": rule.get("days"),
+        "noncurrent_days": rule.get("noncurrent_days"),
+    }
 
 
 def parse_users(data: Sequence[Mapping[str, Any]], policies: Mapping[str, Any]) -> list[User]:
@@ -184,9 +185,7 @@ def parse_users(data: Sequence[Mapping[str, Any]], policies: Mapping[str, Any]) 
         if not isinstance(access_key, str) or len(access_key) < 3:
             raise Refused(f"users[{index}].access_key", "too short a name", "3 characters or more")
         if not isinstance(secret_key, str) or len(secret_key) < 8:
-            raise Refused(
-                f"user {access_key}.secret_key", "too short a key", "8 characters or more"
-            )
+            raise Refused(f"user {access_key}.secret_key", "too short a key", "8 characters or more")
         if entry.get("policy") not in policies:
             raise Refused(
                 f"user {access_key}.policy",
@@ -283,14 +282,16 @@ class Provisioner:
             name = bucket.name
             missing = name not in present
             if missing:
-                self._do(f"create bucket {name}", lambda n=name: self._s3.create_bucket(Bucket=n))
+                self._do(f"create bucket {name}", functools.partial(self._s3.create_bucket, Bucket=name))
             read = not (missing and self._check)
             status = self._s3.get_bucket_versioning(Bucket=name).get("Status") if read else None
             if bucket.versioning and status != "Enabled":
                 self._do(
                     f"turn on versions of {name}",
-                    lambda n=name: self._s3.put_bucket_versioning(
-                        Bucket=n, VersioningConfiguration={"Status": "Enabled"}
+                    functools.partial(
+                        self._s3.put_bucket_versioning,
+                        Bucket=name,
+                        VersioningConfiguration={"Status": "Enabled"},
                     ),
                 )
             found = self._lifecycle(name) if read else {}
@@ -304,8 +305,10 @@ class Provisioner:
                 rules += [rule_for(rule_id, rule) for rule_id, rule in bucket.lifecycle.items()]
                 self._do(
                     f"set lifecycle {', '.join(differing)} of {name}",
-                    lambda n=name, r=rules: self._s3.put_bucket_lifecycle_configuration(
-                        Bucket=n, LifecycleConfiguration={"Rules": r}
+                    functools.partial(
+                        self._s3.put_bucket_lifecycle_configuration,
+                        Bucket=name,
+                        LifecycleConfiguration={"Rules": rules},
                     ),
                 )
 
@@ -326,7 +329,7 @@ class Provisioner:
             if name not in present or canonical(present[name]) != canonical(policy):
                 self._do(
                     f"set policy {name}",
-                    lambda n=name, p=policy: self._control.policy_add(n, policy=dict(p)),
+                    functools.partial(self._control.policy_add, name, policy=dict(policy)),
                 )
 
     def _users(self, users: Sequence[User], buckets: Sequence[Bucket]) -> None:
@@ -334,16 +337,16 @@ class Provisioner:
             found = self._user(user.access_key)
             key = user.access_key
             if found is None:
-                self._do(f"create user {key}", lambda u=user: self._add(u))
+                self._do(f"create user {key}", functools.partial(self._add, user))
             elif found.get("status") != "enabled":
-                self._do(f"enable user {key}", lambda k=key: self._control.user_enable(k))
+                self._do(f"enable user {key}", functools.partial(self._control.user_enable, key))
             elif buckets and not self._logs_in(user, buckets[0].name):
-                self._do(f"set the key of user {key}", lambda u=user: self._add(u))
+                self._do(f"set the key of user {key}", functools.partial(self._add, user))
             held = set(str((found or {}).get("policyName", "")).split(",")) - {""}
             if held != {user.policy}:
                 self._do(
                     f"give user {key} the policy {user.policy}",
-                    lambda u=user: self._control.policy_set(u.policy, user=u.access_key),
+                    functools.partial(self._control.policy_set, user.policy, user=key),
                 )
 
     def _user(self, access_key: str) -> dict[str, Any] | None:
@@ -377,8 +380,8 @@ class Provisioner:
 def canonical(policy: Mapping[str, Any]) -> dict[str, Any]:
     """A policy with lists in order, so that two spellings of the same rights are equal."""
 
-    def ordered(value: object) -> list[str]:
-        return sorted([value] if isinstance(value, str) else [str(v) for v in value])  # type: ignore[attr-defined]
+    def ordered(value: Any) -> list[str]:
+        return [value] if isinstance(value, str) else sorted(str(item) for item in value)
 
     statements = [
         {
@@ -429,9 +432,7 @@ def ensure(
             else:
                 return provisioner.did
         if clock() > limit:
-            raise DeadlineExceeded(
-                f"object store {endpoint}", f"{seen} for {deadline:g} s", "a store that can write"
-            )
+            raise DeadlineExceeded(f"object store {endpoint}", f"{seen} for {deadline:g} s", "a store that can write")
         if clock() - told > 5:
             told = clock()
             report(f"waiting for the object store: {seen}")

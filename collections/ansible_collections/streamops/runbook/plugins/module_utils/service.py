@@ -36,6 +36,7 @@ TAG_ROOT = "STREAMOPS_ROOT"
 TAG_DIGEST = "STREAMOPS_DEFINITION"
 
 _INIT_SECONDS = 120
+_ROOT_ALLOWED = "an absolute path of letters, digits and ._/@+:,=~-"
 
 
 class ServiceInfo(TypedDict):
@@ -187,26 +188,22 @@ class _Reader:
         self.data = data
         unknown = sorted(set(map(str, data)) - set(known))
         if unknown:
-            raise Refused(
-                f"{where}.{unknown[0]}", "an unknown field", f"one of {', '.join(sorted(known))}"
-            )
+            raise Refused(f"{where}.{unknown[0]}", "an unknown field", f"one of {', '.join(sorted(known))}")
 
-    def _value(self, field: str, default: object) -> object:
+    def value(self, field: str, default: object) -> object:
         value = self.data.get(field, default)
         if value is _REQUIRED:
             raise Refused(f"{self.where}.{field}", "nothing", "a value: the field is required")
         return value
 
-    def text(
-        self, field: str, allowed: str, accept: Callable[[str], object], default: object = None
-    ) -> str:
-        value = self._value(field, _REQUIRED if default is None else default)
+    def text(self, field: str, allowed: str, accept: Callable[[str], object], default: object = None) -> str:
+        value = self.value(field, _REQUIRED if default is None else default)
         if not isinstance(value, str) or not accept(value):
             raise Refused(f"{self.where}.{field}", repr(value), allowed)
         return value
 
     def number(self, field: str, low: float, high: float, default: object) -> float:
-        value = self._value(field, default)
+        value = self.value(field, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Refused(f"{self.where}.{field}", repr(value), f"a number from {low} to {high}")
         if not low <= value <= high:
@@ -214,13 +211,13 @@ class _Reader:
         return value
 
     def flag(self, field: str, default: bool) -> bool:
-        value = self._value(field, default)
+        value = self.value(field, default)
         if not isinstance(value, bool):
             raise Refused(f"{self.where}.{field}", repr(value), "true or false")
         return value
 
     def items(self, field: str, default: object = ()) -> list[object]:
-        value = self._value(field, default)
+        value = self.value(field, default)
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise Refused(f"{self.where}.{field}", repr(value), "a list")
         return list(value)
@@ -237,9 +234,7 @@ def _relative(text: str) -> bool:
 def _absolute(text: str) -> bool:
     # White space and the characters that a shell, an ini file or a glob reads as its own have no
     # safe spelling in every runtime, so the root may not hold them.
-    return re.fullmatch(r"/[A-Za-z0-9._/@+:,=~-]+", text) is not None and ".." not in text.split(
-        "/"
-    )
+    return re.fullmatch(r"/[A-Za-z0-9._/@+:,=~-]+", text) is not None and ".." not in text.split("/")
 
 
 def _printable(text: str) -> bool:
@@ -255,118 +250,109 @@ def _command(where: str, values: list[object]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def parse_definition(data: object) -> ServiceDefinition:
-    """Check a definition and give it types.
-
-    :param data: the dict as it comes from the inventory (see the module ``service``).
-    :raises Refused: naming the field, what was found there and what is allowed.
-    """
-    known = [field.name for field in dataclasses.fields(ServiceDefinition)]
-    read = _Reader("definition", data, known)
-    name = read.text("name", "lower-case letters, digits and hyphens", NAME.fullmatch)
-    read.where = f"service {name}"
-
-    files = []
+def _read_files(read: _Reader) -> tuple[ManagedFile, ...]:
+    known = [field.name for field in dataclasses.fields(ManagedFile)]
+    files: list[ManagedFile] = []
     for index, entry in enumerate(read.items("files")):
-        part = _Reader(
-            f"{read.where}.files[{index}]",
-            entry,
-            [field.name for field in dataclasses.fields(ManagedFile)],
-        )
+        part = _Reader(f"{read.where}.files[{index}]", entry, known)
         path = part.text("path", "a path below the host's root", _relative)
         part.where = f"{read.where}.files[{path}]"
-        files.append(
-            ManagedFile(
-                path=path,
-                content=part.text("content", "text", lambda text: "\0" not in text),
-                mode=part.text("mode", "four octal digits, as 0640", MODE.fullmatch, "0640"),
-                sensitive=part.flag("sensitive", False),
-                restarts=part.flag("restarts", True),
-            )
-        )
-        if files[-1].sensitive and int(files[-1].mode, 8) & 0o077:
-            raise Refused(
-                f"{part.where}.mode", files[-1].mode, "no rights for others on a sensitive file"
-            )
-    paths = [file.path for file in files]
-    for path in paths:
-        if paths.count(path) > 1:
+        if path in [file.path for file in files]:
             raise Refused(f"{read.where}.files", f"{path} twice", "each path once")
+        file = ManagedFile(
+            path=path,
+            content=part.text("content", "text", lambda text: "\0" not in text),
+            mode=part.text("mode", "four octal digits, as 0640", MODE.fullmatch, "0640"),
+            sensitive=part.flag("sensitive", False),
+            restarts=part.flag("restarts", True),
+        )
+        if file.sensitive and int(file.mode, 8) & 0o077:
+            raise Refused(f"{part.where}.mode", file.mode, "no rights for others on a sensitive file")
+        files.append(file)
+    return tuple(files)
 
-    environment = read._value("environment", {})
+
+def _read_environment(read: _Reader) -> dict[str, str]:
+    environment = read.value("environment", {})
     if not isinstance(environment, Mapping):
         raise Refused(f"{read.where}.environment", repr(environment), "a mapping")
     for key, value in environment.items():
         if not isinstance(key, str) or not VARIABLE.fullmatch(key):
             raise Refused(f"{read.where}.environment", repr(key), "a variable's name")
         if not isinstance(value, str) or not _printable(value):
-            raise Refused(
-                f"{read.where}.environment.{key}", repr(value), "text of printable characters"
-            )
+            raise Refused(f"{read.where}.environment.{key}", repr(value), "text of printable characters")
         if key in (TAG_SERVICE, TAG_ROOT, TAG_DIGEST):
             raise Refused(f"{read.where}.environment.{key}", "set", "left to the runtime")
+    return dict(environment)
 
+
+def _read_directories(read: _Reader) -> tuple[str, ...]:
     directories = []
     for index, value in enumerate(read.items("directories")):
         if not isinstance(value, str) or not _relative(value):
-            raise Refused(
-                f"{read.where}.directories[{index}]", repr(value), "a path below the host's root"
-            )
+            raise Refused(f"{read.where}.directories[{index}]", repr(value), "a path below the host's root")
         directories.append(value)
+    return tuple(directories)
 
-    ports = []
-    for index, value in enumerate(read.items("ports")):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65535:
-            raise Refused(f"{read.where}.ports[{index}]", repr(value), "a port from 1 to 65535")
-        ports.append(value)
 
-    init = None
-    if read._value("init", None) is not None:
-        part = _Reader(f"{read.where}.init", read.data["init"], ("command", "creates"))
-        init = Init(
-            command=_command(f"{part.where}.command", part.items("command", _REQUIRED)),
-            creates=part.text("creates", "a path below the host's root", _relative),
-        )
+def _read_integers(read: _Reader, field: str, default: object, low: int, high: int, what: str) -> tuple[int, ...]:
+    numbers = []
+    for index, value in enumerate(read.items(field, default)):
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise Refused(f"{read.where}.{field}[{index}]", repr(value), f"{what} from {low} to {high}")
+        numbers.append(value)
+    return tuple(numbers)
 
-    restart = Restart()
-    if read._value("restart", None) is not None:
-        part = _Reader(
-            f"{read.where}.restart", read.data["restart"], ("policy", "success_exit_codes", "retries")
-        )
-        codes = []
-        for index, value in enumerate(part.items("success_exit_codes", (0,))):
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 255:
-                raise Refused(
-                    f"{part.where}.success_exit_codes[{index}]", repr(value), "a code from 0 to 255"
-                )
-            codes.append(value)
-        restart = Restart(
-            policy=part.text("policy", " | ".join(POLICIES), POLICIES.__contains__, "on-failure"),
-            success_exit_codes=tuple(codes),
-            retries=int(part.number("retries", 0, 1000, 10)),
-        )
 
+def _read_init(read: _Reader) -> Init | None:
+    if read.value("init", None) is None:
+        return None
+    part = _Reader(f"{read.where}.init", read.data["init"], ("command", "creates"))
+    return Init(
+        command=_command(f"{part.where}.command", part.items("command", _REQUIRED)),
+        creates=part.text("creates", "a path below the host's root", _relative),
+    )
+
+
+def _read_restart(read: _Reader) -> Restart:
+    if read.value("restart", None) is None:
+        return Restart()
+    known = [field.name for field in dataclasses.fields(Restart)]
+    part = _Reader(f"{read.where}.restart", read.data["restart"], known)
+    return Restart(
+        policy=part.text("policy", " | ".join(POLICIES), POLICIES.__contains__, "on-failure"),
+        success_exit_codes=_read_integers(part, "success_exit_codes", (0,), 0, 255, "a code"),
+        retries=int(part.number("retries", 0, 1000, 10)),
+    )
+
+
+def parse_definition(data: object) -> ServiceDefinition:
+    """Check a definition and give it types.
+
+    :param data: the dict as it comes from the inventory (see the module ``service``).
+    :raises Refused: naming the field, what was found there and what is allowed.
+    """
+    read = _Reader("definition", data, [field.name for field in dataclasses.fields(ServiceDefinition)])
+    name = read.text("name", "lower-case letters, digits and hyphens", NAME.fullmatch)
+    read.where = f"service {name}"
     memory_limit = None
-    if read._value("memory_limit", None) is not None:
+    if read.value("memory_limit", None) is not None:
         memory_limit = read.text("memory_limit", "a size like 768m or 2g", MEMORY.fullmatch)
-
     return ServiceDefinition(
         name=name,
         host=read.text("host", "a host's name", HOST.fullmatch),
-        root=read.text(
-            "root", "an absolute path of letters, digits and ._/@+:,=~-", _absolute
-        ).rstrip("/"),
+        root=read.text("root", _ROOT_ALLOWED, _absolute).rstrip("/"),
         address=read.text("address", "a name or an IP address", ADDRESS.fullmatch),
         command=_command(f"{read.where}.command", read.items("command", _REQUIRED)),
-        environment=dict(environment),
-        directories=tuple(directories),
-        files=tuple(files),
-        ports=tuple(ports),
-        init=init,
+        environment=_read_environment(read),
+        directories=_read_directories(read),
+        files=_read_files(read),
+        ports=_read_integers(read, "ports", (), 1, 65535, "a port"),
+        init=_read_init(read),
         stop_signal=read.text("stop_signal", " | ".join(SIGNALS), SIGNALS.__contains__, "TERM"),
         stop_timeout=read.number("stop_timeout", 1, 3600, 30),
         start_seconds=read.number("start_seconds", 0, 3600, 5),
-        restart=restart,
+        restart=_read_restart(read),
         memory_limit=memory_limit,
     )
 
@@ -381,9 +367,7 @@ def parse_ref(name: str, host: str, root: str, address: str = "") -> ServiceRef:
     return ServiceRef(
         name=read.text("name", "lower-case letters, digits and hyphens", NAME.fullmatch),
         host=read.text("host", "a host's name", HOST.fullmatch),
-        root=read.text(
-            "root", "an absolute path of letters, digits and ._/@+:,=~-", _absolute
-        ).rstrip("/"),
+        root=read.text("root", _ROOT_ALLOWED, _absolute).rstrip("/"),
         address=read.text("address", "a name or an IP address", lambda a: not a or ADDRESS.fullmatch(a)),
     )
 
@@ -407,9 +391,7 @@ def stored_definition(ref: ServiceRef) -> dict[str, Any] | None:
             str(path), f"no JSON ({error})", "the deployed definition", "deploy the service again"
         ) from error
     if not isinstance(body, dict) or not isinstance(body.get("digest"), str):
-        raise ServiceError(
-            str(path), "no digest", "the deployed definition", "deploy the service again"
-        )
+        raise ServiceError(str(path), "no digest", "the deployed definition", "deploy the service again")
     return body
 
 
@@ -440,9 +422,9 @@ def write_atomic(path: Path, content: str, mode: int) -> None:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
         except BaseException:
-            os.unlink(temporary)
+            Path(temporary).unlink()
             raise
     except OSError as error:
         raise ServiceError(str(path), error.strerror or str(error), "a writable file") from error
@@ -475,9 +457,7 @@ class FilePlan:
         )
 
 
-def plan_files(
-    definition: ServiceDefinition, runtime_files: Sequence[ManagedFile]
-) -> FilePlan:
+def plan_files(definition: ServiceDefinition, runtime_files: Sequence[ManagedFile]) -> FilePlan:
     """Compare the host with the definition; nothing is touched.
 
     :param runtime_files: what the runtime adds (its unit or program file), managed alike.
@@ -511,11 +491,7 @@ def plan_files(
         path = root / entry["path"]
         if entry["path"] not in kept and path.is_file():
             plan.removals.append(path)
-            plan.diff.append(
-                DiffEntry(
-                    before="(removed)\n", after="", before_header=str(path), after_header="absent"
-                )
-            )
+            plan.diff.append(DiffEntry(before="(removed)\n", after="", before_header=str(path), after_header="absent"))
     return plan
 
 
@@ -525,9 +501,7 @@ def _difference(path: Path, file: ManagedFile, content: str | None, mode: int) -
         before = "" if content is None else "(content hidden)\n"
         after = "(content hidden, differs)\n" if content != file.content else "(content hidden)\n"
     header = "absent" if content is None else f"{path} mode {mode:04o}"
-    return DiffEntry(
-        before=before, after=after, before_header=header, after_header=f"{path} mode {file.mode}"
-    )
+    return DiffEntry(before=before, after=after, before_header=header, after_header=f"{path} mode {file.mode}")
 
 
 def apply_files(plan: FilePlan) -> None:
@@ -539,9 +513,7 @@ def apply_files(plan: FilePlan) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         except OSError as error:
-            raise ServiceError(
-                str(folder), error.strerror or str(error), "a folder that can be made"
-            ) from error
+            raise ServiceError(str(folder), error.strerror or str(error), "a folder that can be made") from error
     for path, file in plan.writes:
         write_atomic(path, file.content, int(file.mode, 8))
     for path in plan.removals:
@@ -578,19 +550,13 @@ def run_init(definition: ServiceDefinition) -> None:
             f"init of {definition.name}", f"no program {init.command[0]}", "an installed program"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise ServiceError(
-            f"init of {definition.name}", f"no end after {_INIT_SECONDS} s", "an end"
-        ) from error
+        raise ServiceError(f"init of {definition.name}", f"no end after {_INIT_SECONDS} s", "an end") from error
     output = mask(done.stdout.decode(errors="replace"), definition)
     if done.returncode != 0:
         tail = "\n".join(output.splitlines()[-12:])
-        raise ServiceError(
-            f"init of {definition.name}", f"exit code {done.returncode}: {tail}", "exit code 0"
-        )
+        raise ServiceError(f"init of {definition.name}", f"exit code {done.returncode}: {tail}", "exit code 0")
     if init_needed(definition):
-        raise ServiceError(
-            f"init of {definition.name}", f"no {init.creates}", f"that it makes {init.creates}"
-        )
+        raise ServiceError(f"init of {definition.name}", f"no {init.creates}", f"that it makes {init.creates}")
 
 
 def base_environment() -> dict[str, str]:

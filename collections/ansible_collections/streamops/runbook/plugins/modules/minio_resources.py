@@ -114,9 +114,7 @@ def main() -> None:
         provisioner = object_store.Provisioner(
             object_store.client(endpoint, *keys, timeout, region=region),
             object_store.admin(endpoint, *keys, timeout),
-            lambda user: object_store.client(
-                endpoint, user.access_key, user.secret_key, timeout, region=region
-            ),
+            lambda user: object_store.client(endpoint, user.access_key, user.secret_key, timeout, region=region),
             module.check_mode,
         )
         try:

@@ -42,6 +42,11 @@ options:
   since:
     description: With C(restarted), only what started before this time (RFC 3339).
     type: str
+  at:
+    description:
+      - With C(stopped), wait until this time (RFC 3339) before the signal is sent, so that several hosts stop at once.
+      - The last combined Kafka node to stop has no quorum left to hand over to and would take minutes.
+    type: str
   timeout:
     description: Seconds to wait; the service's own stop timeout and ten more by default.
     type: float
@@ -83,6 +88,7 @@ skipped_limits:
 """
 
 import datetime
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -103,16 +109,21 @@ def _redacted(params: dict[str, Any]) -> dict[str, Any]:
     return {"module_args": shown}
 
 
-def _moment(text: str | None) -> float | None:
+def _moment(name: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
         moment = datetime.datetime.fromisoformat(text)
     except ValueError as error:
-        raise Refused("since", repr(text), "a time as 2025-01-31T12:00:00Z") from error
+        raise Refused(name, repr(text), "a time as 2025-01-31T12:00:00Z") from error
     if moment.tzinfo is None:
-        raise Refused("since", f"{text!r} without a zone", "a time as 2025-01-31T12:00:00Z")
+        raise Refused(name, f"{text!r} without a zone", "a time as 2025-01-31T12:00:00Z")
     return moment.timestamp()
+
+
+def _wait_until(moment: float | None) -> None:
+    if moment is not None:
+        time.sleep(max(0.0, moment - time.time()))
 
 
 def _act(params: dict[str, Any], check: bool) -> tuple[runtimes.Outcome, ServiceInfo]:
@@ -131,15 +142,13 @@ def _act(params: dict[str, Any], check: bool) -> tuple[runtimes.Outcome, Service
         if state == "started":
             # Under check mode what would be started may not be on the host yet.
             known = not check or runtime.info(ref)["state"] != "absent"
-            outcome.did += (
-                runtime.start(ref, timeout=timeout, check=check).did
-                if known
-                else [f"start {ref.name}"]
-            )
+            outcome.did += runtime.start(ref, timeout=timeout, check=check).did if known else [f"start {ref.name}"]
     elif state == "stopped":
+        if not check:
+            _wait_until(_moment("at", params["at"]))
         outcome = runtime.stop(ref, timeout=timeout, check=check)
     elif state == "restarted":
-        since = _moment(params["since"])
+        since = _moment("since", params["since"])
         outcome = runtime.restart(ref, since=since, timeout=timeout, check=check)
     else:
         outcome = runtime.remove(ref, timeout=timeout, check=check)
@@ -166,6 +175,7 @@ def main() -> None:
             "root": {"type": "str"},
             "address": {"type": "str", "default": ""},
             "since": {"type": "str"},
+            "at": {"type": "str"},
             "timeout": {"type": "float"},
         },
         required_one_of=[("definition", "name")],
@@ -180,10 +190,12 @@ def main() -> None:
     try:
         outcome, info = _act(module.params, module.check_mode)
     except RunbookError as error:
+        done = getattr(error, "__notes__", [])
         module.fail_json(
             msg=str(error),
             refused=isinstance(error, Refused),
-            did=[],
+            changed=bool(done),
+            did=done,
             invocation=invocation,
         )
     module.exit_json(

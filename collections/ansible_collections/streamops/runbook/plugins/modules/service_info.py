@@ -85,7 +85,7 @@ def main() -> None:
     try:
         runtime = runtimes.get(params["runtime"])
         refs = [parse_ref(name, params["host"], params["root"]) for name in params["services"]]
-        result = {"services": [runtime.info(ref) for ref in refs]}
+        result: dict[str, object] = {"services": [runtime.info(ref) for ref in refs]}
         if params["log_lines"] > 0:
             result["logs"] = {ref.name: runtime.logs(ref, params["log_lines"]) for ref in refs}
     except RunbookError as error:

@@ -37,20 +37,17 @@ class Runtime(Protocol):
     """The verbs that every runtime offers. ``check`` plans and touches nothing.
 
     All raise ServiceError when the runtime can't do it, Refused when it would be wrong, and
-    DeadlineExceeded when ``timeout`` (seconds, None for the service's own) runs out.
+    DeadlineExceeded when ``timeout`` (seconds, None for the service's own) runs out; what was done
+    before the error stands in its notes.
     """
 
     def deploy(self, definition: ServiceDefinition, *, check: bool = False) -> Outcome:
         """Write files and definition and prepare the data once; never restart anything."""
 
-    def start(
-        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
-    ) -> Outcome:
+    def start(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """Spawn the deployed definition and see it live for a moment; not until it is ready."""
 
-    def stop(
-        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
-    ) -> Outcome:
+    def stop(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """Ask the service to end and wait for it; nothing of it is left behind."""
 
     def restart(
@@ -63,9 +60,7 @@ class Runtime(Protocol):
     ) -> Outcome:
         """Stop and start; with ``since`` (Unix seconds) only what started before that."""
 
-    def remove(
-        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
-    ) -> Outcome:
+    def remove(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """Stop it and take its definition and files away; its data stays."""
 
     def info(self, ref: ServiceRef) -> ServiceInfo:

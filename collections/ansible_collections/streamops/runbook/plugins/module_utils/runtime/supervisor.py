@@ -28,12 +28,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import psutil
-from supervisor.states import RUNNING_STATES, ProcessStates
-from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
-
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     DeadlineExceeded,
     Refused,
+    RunbookError,
     ServiceError,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import (
@@ -55,6 +53,8 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     run_init,
     stored_definition,
 )
+from supervisor.states import RUNNING_STATES, ProcessStates
+from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 TAG_SUPERVISOR = "STREAMOPS_SUPERVISOR"
 CONFIG = "etc/supervisord.conf"
@@ -162,9 +162,7 @@ class SupervisorRuntime:
         plan = plan_files(definition, self._files(definition))
         outcome = Outcome(did=plan.summary(), diff=plan.diff)
         if definition.memory_limit is not None:
-            outcome.skipped.append(
-                f"memory_limit {definition.memory_limit}: supervisor can't enforce it"
-            )
+            outcome.skipped.append(f"memory_limit {definition.memory_limit}: supervisor can't enforce it")
         prepare = init_needed(definition)
         if prepare and definition.init is not None:
             outcome.did.append(f"init makes {definition.init.creates}")
@@ -174,13 +172,11 @@ class SupervisorRuntime:
                 run_init(definition)
         return outcome
 
-    def start(
-        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
-    ) -> Outcome:
+    def start(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """Spawn what is deployed unless it runs. See :class:`Runtime`."""
         stored = self._stored(ref)
         outcome = Outcome()
-        with self._locked(ref, check):
+        with self._locked(ref, check), _noting(outcome):
             daemon = self._daemon(ref)
             program = None
             if daemon is not None:
@@ -188,20 +184,17 @@ class SupervisorRuntime:
                     program = daemon.process(ref.name)
                 except _Silent as error:
                     raise self._silent(ref, error) from error
-            if program is not None and program["state"] in RUNNING_STATES:
-                if program["state"] != ProcessStates.BACKOFF:
-                    return outcome
-                if not check and daemon is not None:
-                    daemon.call("stopProcess", ref.name, False)
+            if program is not None and program["state"] in (ProcessStates.STARTING, ProcessStates.RUNNING):
+                return outcome
+            if program is not None and daemon is not None and not check:
+                self._settle(ref, daemon, program, stored)
             self._start_stopped(ref, stored, daemon, outcome, timeout, check)
         return outcome
 
-    def stop(
-        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
-    ) -> Outcome:
+    def stop(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """End the process; the last one on a host ends the supervisord too."""
         outcome = Outcome()
-        with self._locked(ref, check):
+        with self._locked(ref, check), _noting(outcome):
             self._stop(ref, outcome, timeout, check)
             daemon = None if check else self._daemon(ref)
             if daemon is not None:
@@ -219,7 +212,7 @@ class SupervisorRuntime:
         """Stop and start; see :class:`Runtime` for ``since``."""
         stored = self._stored(ref)
         outcome = Outcome()
-        with self._locked(ref, check):
+        with self._locked(ref, check), _noting(outcome):
             daemon = self._daemon(ref)
             if daemon is not None:
                 try:
@@ -239,9 +232,7 @@ class SupervisorRuntime:
             self._start_stopped(ref, stored, daemon, outcome, timeout, check)
         return outcome
 
-    def remove(
-        self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False
-    ) -> Outcome:
+    def remove(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """Stop it, forget it, delete its files; data and logs stay."""
         stored = stored_definition(ref)
         if stored is None:
@@ -331,9 +322,7 @@ class SupervisorRuntime:
         return [
             ManagedFile(CONFIG, self._supervisord_conf(definition.ref), "0600"),
             ManagedFile(LAUNCHER, inspect.getsource(supervisord_main), "0640"),
-            ManagedFile(
-                f"services/{definition.name}/program.conf", _program_conf(definition), "0600"
-            ),
+            ManagedFile(f"services/{definition.name}/program.conf", _program_conf(definition), "0600"),
         ]
 
     def _supervisord_conf(self, ref: ServiceRef) -> str:
@@ -390,9 +379,7 @@ class SupervisorRuntime:
                     break
                 except BlockingIOError as error:
                     if self._clock() > deadline:
-                        raise DeadlineExceeded(
-                            str(path), "held for 60 s by another run", "a free lock"
-                        ) from error
+                        raise DeadlineExceeded(str(path), "held for 60 s by another run", "a free lock") from error
                     self._sleep(_POLL_SECONDS)
             yield
 
@@ -409,10 +396,9 @@ class SupervisorRuntime:
             except (FileNotFoundError, ConnectionRefusedError):
                 # No listener. A supervisord whose socket was deleted still counts as there.
                 return _Supervisord(path) if self._supervisord_processes(ref) else None
-            except OSError as error:
-                raise ServiceError(
-                    str(path), error.strerror or str(error), "a socket that answers"
-                ) from error
+            except OSError:
+                # Somebody listens and takes nobody any more: the first question will tell.
+                return _Supervisord(path)
         return _Supervisord(path)
 
     def _supervisord_processes(self, ref: ServiceRef) -> list[psutil.Process]:
@@ -495,9 +481,7 @@ class SupervisorRuntime:
             processes = self._supervisord_processes(ref)
             daemon.call("shutdown")
         except (_Silent, xmlrpc.client.Fault) as error:
-            raise ServiceError(
-                f"supervisord of {ref.host}", str(error), "an orderly end"
-            ) from error
+            raise ServiceError(f"supervisord of {ref.host}", str(error), "an orderly end") from error
         self._end(processes, _LEFTOVER_SECONDS)
 
     # Processes
@@ -505,9 +489,7 @@ class SupervisorRuntime:
     def _stored(self, ref: ServiceRef) -> dict[str, Any]:
         stored = stored_definition(ref)
         if stored is None:
-            raise Refused(
-                f"service {ref.name} on {ref.host}", "nothing deployed", "a deployed definition"
-            )
+            raise Refused(f"service {ref.name} on {ref.host}", "nothing deployed", "a deployed definition")
         return stored
 
     def _start_stopped(
@@ -537,15 +519,11 @@ class SupervisorRuntime:
         try:
             daemon.call("startProcess", ref.name, False)
         except xmlrpc.client.Fault as fault:
-            raise ServiceError(
-                f"service {ref.name} on {ref.host}", fault.faultString, "a process"
-            ) from fault
+            raise ServiceError(f"service {ref.name} on {ref.host}", fault.faultString, "a process") from fault
         outcome.did.append(f"start {ref.name}")
         self._see_alive(ref, daemon, stored["digest"], timeout)
 
-    def _see_alive(
-        self, ref: ServiceRef, daemon: _Supervisord, digest: str, timeout: float | None
-    ) -> None:
+    def _see_alive(self, ref: ServiceRef, daemon: _Supervisord, digest: str, timeout: float | None) -> None:
         """Wait until the process carries the definition's digest and lived for a moment."""
         deadline = self._clock() + (timeout if timeout is not None else 10)
         while True:
@@ -557,8 +535,7 @@ class SupervisorRuntime:
                 code = "unknown" if program is None else program["exitstatus"]
                 raise ServiceError(
                     f"service {ref.name} on {ref.host}",
-                    f"{_STATES.get(state, 'unknown')} with exit code {code} right after the start"
-                    f" ({said})",
+                    f"{_STATES.get(state, 'unknown')} with exit code {code} right after the start ({said})",
                     "a process that lives",
                 )
             if _environment(program["pid"]).get(TAG_DIGEST) == digest:
@@ -570,9 +547,7 @@ class SupervisorRuntime:
                     f"definition {digest}",
                 )
 
-    def _stop(
-        self, ref: ServiceRef, outcome: Outcome, timeout: float | None, check: bool
-    ) -> None:
+    def _stop(self, ref: ServiceRef, outcome: Outcome, timeout: float | None, check: bool) -> None:
         try:
             stored = stored_definition(ref) or {}
         except ServiceError:
@@ -582,7 +557,7 @@ class SupervisorRuntime:
         if daemon is not None:
             try:
                 program = daemon.process(ref.name)
-                if program is not None and program["state"] in RUNNING_STATES:
+                if program is not None and program["state"] in (*RUNNING_STATES, ProcessStates.STOPPING):
                     outcome.did.append(f"stop {ref.name}")
                     if not check:
                         self._stop_program(ref, daemon, program, limit, outcome)
@@ -594,6 +569,13 @@ class SupervisorRuntime:
             outcome.did += [f"kill leftover {p.pid}" for p in self._tagged(ref) if not outcome.did]
         else:
             self._sweep(ref, outcome, wait=_LEFTOVER_SECONDS)
+
+    def _settle(self, ref: ServiceRef, daemon: _Supervisord, program: dict[str, Any], stored: dict[str, Any]) -> None:
+        """End what is between two tries, and wait for what is still stopping, before a start."""
+        if program["state"] == ProcessStates.BACKOFF:
+            with contextlib.suppress(xmlrpc.client.Fault):
+                daemon.call("stopProcess", ref.name, False)
+        self._await_end(ref, daemon, float(stored.get("stop_timeout", 30)) + 10)
 
     def _stop_program(
         self,
@@ -612,6 +594,9 @@ class SupervisorRuntime:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program["pid"], signal.SIGKILL)
             outcome.did.append(f"kill suspended {program['pid']}")
+        self._await_end(ref, daemon, limit)
+
+    def _await_end(self, ref: ServiceRef, daemon: _Supervisord, limit: float) -> None:
         deadline = self._clock() + limit
         while True:
             seen = daemon.process(ref.name)
@@ -665,9 +650,7 @@ class SupervisorRuntime:
             if not alive:
                 return
             if self._clock() > deadline:
-                raise ServiceError(
-                    f"process {alive[0].pid}", f"still there after {wait:g} s", "its end"
-                )
+                raise ServiceError(f"process {alive[0].pid}", f"still there after {wait:g} s", "its end")
             self._sleep(0.05)
 
     def _refuse_taken_ports(self, ref: ServiceRef, stored: dict[str, Any]) -> None:
@@ -699,6 +682,17 @@ def _bind_error(address: str, port: int) -> OSError | None:
         except OSError as error:
             return error
     return None
+
+
+@contextlib.contextmanager
+def _noting(outcome: Outcome) -> Iterator[None]:
+    """Let an error carry what was done before it, as notes."""
+    try:
+        yield
+    except RunbookError as error:
+        for phrase in outcome.did:
+            error.add_note(phrase)
+        raise
 
 
 def _environments() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
@@ -765,6 +759,7 @@ def _holder(address: str, port: int) -> str | None:
     for connection in psutil.net_connections("tcp"):
         if (
             connection.status == psutil.CONN_LISTEN
+            and connection.laddr
             and connection.laddr.port == port
             and connection.laddr.ip in wildcards
             and connection.pid is not None
@@ -833,7 +828,7 @@ def _variable(key: str, value: str) -> str:
     where = f"environment.{key}"
     if '"' in value and "'" in value:
         raise Refused(where, "both kinds of quotes", "one kind at most under supervisor")
-    if value[:1] in "'\"" and value or value[-1:] in "'\"" and value:
+    if value and (value[0] in "'\"" or value[-1] in "'\""):
         raise Refused(where, "a quote at an end", "quotes only inside under supervisor")
     if " ;" in value or " #" in value or value[:1] in (";", "#"):
         raise Refused(where, "a ; or # behind a space", "none under supervisor")

@@ -26,6 +26,8 @@ def install() -> None:
     from supervisor.states import ProcessStates
 
     class Program(process.Subprocess):  # type: ignore[misc]
+        laststart: float
+
         def __init__(self, config: Any) -> None:
             super().__init__(config)
             self.unexpected_ends: list[float] = []
@@ -34,10 +36,7 @@ def install() -> None:
             code, reason = decode_wait_status(sts)
             now = time.time()
             wanted = self.killing
-            final = (
-                code in self.config.exitcodes
-                and self.config.autorestart is not RestartUnconditionally
-            )
+            final = code in self.config.exitcodes and self.config.autorestart is not RestartUnconditionally
             if final and not wanted:
                 # Pretend that it ran for startsecs: supervisord then takes the code seriously.
                 self.laststart = min(self.laststart, now - self.config.startsecs - 1)
@@ -46,9 +45,7 @@ def install() -> None:
             if wanted:
                 self.unexpected_ends.clear()
             elif not final and self.config.autorestart:
-                self.unexpected_ends = [
-                    end for end in self.unexpected_ends if end > now - WINDOW_SECONDS
-                ] + [now]
+                self.unexpected_ends = [end for end in self.unexpected_ends if end > now - WINDOW_SECONDS] + [now]
                 ends = len(self.unexpected_ends)
                 if self.state == ProcessStates.EXITED and ends > self.config.startretries:
                     self.spawnerr = f"ended {ends} times within {WINDOW_SECONDS} s, last: {reason}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings .venv of this clone to what the locked requirements say. When nothing changed it does nothing at all.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 cache=${STREAMOPS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/streamops}
 export PIP_CACHE_DIR=$cache/pip UV_CACHE_DIR=$cache/uv
@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
 
 # Two runs in one clone must not install over each other.
-exec 9<setup/venv.sh
+exec 9<.config/setup/venv.sh
 flock 9
 
 step() {
@@ -35,7 +35,7 @@ go_is_new_enough() {
 
 wanted=$(
   pwd
-  sha256sum requirements-bootstrap.txt requirements.txt requirements-go.txt pyproject.toml setup/venv.sh
+  sha256sum requirements-bootstrap.txt requirements.txt requirements-go.txt pyproject.toml .config/setup/venv.sh
 )
 if [[ -x .venv/bin/python && "$(cat .venv/.installed 2>/dev/null)" == "$wanted" ]]; then
   exit 0
@@ -45,7 +45,7 @@ mkdir -p -m 0700 "$cache"
 rm -f .venv/.installed
 # A clone that was moved or whose Python is gone can't be mended: its scripts name the old place.
 if [[ ! -x .venv/bin/python || "$(cat .venv/.place 2>/dev/null)" != "$PWD" ]]; then
-  python=$(setup/python.sh)
+  python=$(.config/setup/python.sh)
   step "making .venv with $python" "$python" -m venv --clear .venv
   pwd >.venv/.place
 fi
