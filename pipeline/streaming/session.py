@@ -141,11 +141,20 @@ def _spark_home() -> Path:
     return Path(found.origin).parent
 
 
+def _remove_leftovers(local_dir: Path) -> None:
+    """Remove what a driver that was killed left behind; only names that Spark and this module give."""
+    for pattern in ("spark-*", "blockmgr-*", "gateway-*", "hadoop", "warm-up"):
+        for path in local_dir.glob(pattern):
+            if not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+
+
 class Jvm:
     """The driver's JVM, which dies with this process.
 
     The constructor returns while the JVM is still starting. It must be called in the main thread:
-    the kernel ends the child when the thread that made it ends.
+    the kernel ends the child when the thread that made it ends. ``local_dir`` belongs to one driver
+    alone: what an earlier one left there is removed.
 
     :param config: the job's configuration.
     :raises ConfigError: there is no Java, or the local folder cannot be made.
@@ -160,6 +169,7 @@ class Jvm:
             raise ConfigError(
                 "local_dir", f"{config.local_dir} ({error.strerror})", "a folder that can be made"
             ) from None
+        _remove_leftovers(config.local_dir)
         self._exchange = Path(tempfile.mkdtemp(prefix="gateway-", dir=config.local_dir))
         environment = {
             **os.environ,

@@ -142,10 +142,17 @@ class Sink:
 
 
 def _observed(seen: Observation) -> int | None:
-    """What was counted while writing; None when nothing was, because the table had the batch.
+    """What was counted while writing; None when nothing was, because the table had the batch already.
 
-    ``Observation.get`` would wait for ever in that case.
+    Whoever gets None has to count for himself, which is always right and only slower.
+    ``Observation.get`` would wait for ever or fail, as the case may be.
     """
+    from py4j.protocol import Py4JJavaError
+
     observation: Any = seen
-    counted = observation._jo.getOrEmpty().get("dead_letters")  # noqa: SLF001 - has no public form
+    try:
+        counted = observation._jo.getOrEmpty().get("dead_letters")  # noqa: SLF001 - has no public form
+    except Py4JJavaError:
+        # An observation of a write that was skipped holds a row without a schema.
+        return None
     return int(counted.get()) if counted.isDefined() else None

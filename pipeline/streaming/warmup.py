@@ -76,6 +76,9 @@ class Warmup:
     def _warm(self, session: SparkSession) -> None:
         from pyspark.sql import functions as fn
 
+        session = session.newSession()
+        # Delta writes its checksums by the stream's checkpoint manager, which knows no local disk.
+        session.conf.set("spark.databricks.delta.writeChecksumFile.enabled", "false")
         folder = self._config.local_dir / "warm-up"
         shutil.rmtree(folder, ignore_errors=True)
         for number in range(self._ROUNDS):

@@ -56,6 +56,15 @@ def test_scenario_that_proves_it_exists_and_names_it(name: str) -> None:
         assert f"{name}.yml" in text
 
 
+@pytest.mark.parametrize("scenario", sorted(path.parent for path in (ROOT / "molecule").glob("*/molecule.yml")))
+def test_scenario_has_the_playbooks_that_molecule_would_silently_miss(scenario: Path) -> None:
+    text = (scenario / "molecule.yml").read_text()
+    assert (scenario / "prepare.yml").is_file()
+    assert (scenario / "verify.yml").is_file()
+    # Without a sequence of its own, a scenario asserts its fault before and after the plan.
+    assert (scenario / "fault.yml").is_file() or "test_sequence" in text
+
+
 def test_every_scenario_is_named_by_a_procedure() -> None:
     named = {proof["scenario"] for entry in ENTRIES.values() for proof in entry.proved_by}
     there = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")}

@@ -32,18 +32,20 @@ class Lab:
     root: Path
     environment: dict[str, str]
 
-    def play(self, name: str, *arguments: str, folder: Path = ROOT, live: bool = False, **more: str) -> Answer:
+    def play(
+        self, name: str, *arguments: str, folder: Path = ROOT, live: bool = False, more: dict[str, str] | None = None
+    ) -> Answer:
         """Run a procedure as a person would; with ``live``, each line is shown as it comes."""
         path = os.path.relpath(ROOT / "playbooks" / f"{name}.yml", folder)
-        return self.run("ansible-playbook", path, *arguments, folder=folder, live=live, **more)
+        return self.run("ansible-playbook", path, *arguments, folder=folder, live=live, more=more)
 
-    def run(self, *command: str, folder: Path = ROOT, live: bool = False, **more: str) -> Answer:
+    def run(self, *command: str, folder: Path = ROOT, live: bool = False, more: dict[str, str] | None = None) -> Answer:
         """Run any command in the lab's environment."""
         began = time.monotonic()
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**self.environment, **more},
+            env={**self.environment, **(more or {})},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -15,8 +15,6 @@ import pytest
 
 from .conftest import ROOT, Lab
 
-DOWN = re.compile(r"changed=(\d+)")
-
 
 def test_second_site_changes_nothing(lab: Lab) -> None:
     answer = lab.play("site")
@@ -113,7 +111,7 @@ def test_from_another_folder_nothing_runs(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_nothing_deployed_says_what_to_type(lab: Lab, tmp_path: Path) -> None:
-    answer = lab.play("emergency-restart", SANDBOX_ROOT=str(tmp_path / "none"))
+    answer = lab.play("emergency-restart", more={"SANDBOX_ROOT": str(tmp_path / "none")})
     assert answer.code == 3
     assert "nothing deployed" in answer.output
     assert "make up" in answer.output
@@ -165,7 +163,8 @@ def test_restart_all_with_a_fixed_time_restarts_nothing_twice(lab: Lab) -> None:
 
 
 def test_flipped_byte_in_the_cache_is_refused_by_name(lab: Lab, tmp_path: Path) -> None:
-    cache = Path(os.environ.get("STREAMOPS_CACHE") or Path.home() / ".cache" / "streamops")
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = Path(os.environ.get("STREAMOPS_CACHE") or user / "streamops")
     spoilt = tmp_path / "cache"
     shutil.copytree(cache / "artifacts", spoilt / "artifacts", symlinks=True)
     jar = next((spoilt / "artifacts").glob("kafka-*/libs/kafka-clients-*.jar"))
@@ -174,7 +173,7 @@ def test_flipped_byte_in_the_cache_is_refused_by_name(lab: Lab, tmp_path: Path) 
     jar.chmod(0o644)
     jar.write_bytes(content)
     root = tmp_path / "root"
-    answer = lab.play("site", SANDBOX_ROOT=str(root), STREAMOPS_CACHE=str(spoilt))
+    answer = lab.play("site", more={"SANDBOX_ROOT": str(root), "STREAMOPS_CACHE": str(spoilt)})
     assert answer.code in (2, 3), answer.output[-3000:]
     assert jar.name in answer.output
     assert not (root / "hosts").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from kafka.errors import KafkaTimeoutError, NoBrokersAvailable
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError
 
 SCHEMA = Path(__file__).parents[3] / "config" / "schemas" / "iot-event.json"
 
@@ -133,7 +133,7 @@ class LateProducers:
     def __call__(self) -> FakeProducer:
         if self.tries:
             self.tries -= 1
-            raise NoBrokersAvailable
+            raise KafkaConnectionError("nobody there")
         return self._producer
 
 
@@ -142,7 +142,7 @@ class MemoryStore:
 
     def __init__(self, **objects: bytes) -> None:
         self.objects: dict[str, bytes] = dict(objects)
-        self.before_create: Callable[[], None] = lambda: None
+        self.before_create: Callable[[], object] = lambda: None
 
     def get(self, uri: str) -> bytes | None:
         """The content, None without."""

@@ -122,7 +122,8 @@ def test_secrets_are_never_shown(tmp_path: Path, credentials: Any) -> None:
 
 def test_secrets_do_not_stand_in_a_printed_configuration(tmp_path: Path) -> None:
     parsed = config.parse(config.StreamingConfig, streaming(tmp_path), "f")
-    assert "canary" not in repr(parsed)
+    assert "kafka-canary" not in repr(parsed)
+    assert "s3-canary" not in repr(parsed)
 
 
 @pytest.mark.parametrize("key", ["spark.hadoop.fs.s3a.secret.key", "spark.hadoop.fs.s3a.access.key", "x.password"])
@@ -150,9 +151,7 @@ def test_a_file_that_is_no_configuration_ends_with_78(
     assert str(path) in capsys.readouterr().err
 
 
-def test_a_tool_without_a_deployment_says_what_to_type(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_tool_without_a_deployment_says_what_to_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = str(tmp_path / "endpoints.json")
     assert cli.main(["table", "--endpoints", missing, "--json"]) == EXIT_REFUSED
     answer = json.loads(capsys.readouterr().out)

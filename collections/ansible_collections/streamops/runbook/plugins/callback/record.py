@@ -312,9 +312,14 @@ class CallbackModule(CallbackBase):
                     "host": result.host.get_name(),
                     "task": result.task_name,
                     "message": str(answer.get("msg", "")),
-                    "crashed": "exception" in answer,
+                    "refusal": self._is_refusal(result.task.action.rsplit(".", 1)[-1], answer),
                 }
             )
+
+    @staticmethod
+    def _is_refusal(action: str, answer: Mapping[str, Any]) -> bool:
+        """Tell a verdict (an assertion, an error that a module of ours names) from a crash."""
+        return action in ("assert", "fail") or any(key in answer for key in ("refused", "error", "runbook"))
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         self._collect(result)
@@ -383,7 +388,7 @@ class CallbackModule(CallbackBase):
         if stats.failures or (self._failures and not stats.rescued):
             if "status" in self._fragments:
                 return str(self._fragments["status"])
-            early = all(failure["phase"] in ("check", "plan") and not failure["crashed"] for failure in self._failures)
+            early = all(failure["phase"] in ("check", "plan") and failure["refusal"] for failure in self._failures)
             return "refused" if early and self._failures else "failed"
         if stats.dark or self._fragments.get("unreachable"):
             return "degraded"

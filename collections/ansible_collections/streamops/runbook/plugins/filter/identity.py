@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from ansible_collections.streamops.runbook.plugins.module_utils import identity
+
+PROJECT = Path(__file__).resolve().parents[6]
 
 
 def cluster_id(root: str) -> str:
@@ -17,9 +20,14 @@ def loopback_net(root: str) -> str:
     return identity.loopback_net(str(root))
 
 
+def in_project(path: str) -> str:
+    """The absolute path of something in this project, wherever the playbook or the inventory stands."""
+    return str(PROJECT / path)
+
+
 class FilterModule:
-    """The filters ``cluster_id`` and ``loopback_net`` of ``streamops.runbook``."""
+    """The filters ``cluster_id``, ``in_project`` and ``loopback_net`` of ``streamops.runbook``."""
 
     def filters(self) -> dict[str, Callable[[str], str]]:
         """Names and functions, as Ansible wants them."""
-        return {"cluster_id": cluster_id, "loopback_net": loopback_net}
+        return {"cluster_id": cluster_id, "in_project": in_project, "loopback_net": loopback_net}

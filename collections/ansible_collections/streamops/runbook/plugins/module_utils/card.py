@@ -94,5 +94,6 @@ def render(record: Mapping[str, Any], procedure: Procedure, path: str) -> str:
             lines += _rows("proven", _proven(record))
         lines += _rows("next", _next(record, procedure))
         lines += _rows("urls", record.get("urls", []))
+    lines += _rows("times", [", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in record["phases"].items())])
     lines += _rows("record", [path])
     return "\n".join(lines)

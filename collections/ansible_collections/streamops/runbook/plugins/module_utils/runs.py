@@ -245,6 +245,9 @@ class Run:
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Append one line to the journal: what is left of a run that gets killed."""
+        if not self.folder.is_dir():
+            # The run has just removed the deployment and its records with it.
+            return
         with os.fdopen(os.open(self.journal_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as stream:
             stream.write(json.dumps({"at": now_text(), **entry}, default=str) + "\n")
 
@@ -265,7 +268,6 @@ class Run:
             "finished_at": now_text(),
         }
         if not self.folder.is_dir():
-            # The run has just removed the deployment and its records with it.
             return document
         write_json(self.finished_path, document)
         self.progress_path.unlink(missing_ok=True)

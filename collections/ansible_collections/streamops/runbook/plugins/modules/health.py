@@ -38,7 +38,6 @@ EXAMPLES = """
 """
 
 from datetime import UTC, datetime
-
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
