@@ -344,17 +344,22 @@ class CallbackModule(CallbackBase):
             fragment = item.get("runbook")
             if isinstance(fragment, Mapping):
                 self._merge(fragment)
-            if item.get("changed") and not context.CLIARGS["check"]:
+            if item.get("changed"):
                 self._note_deeds(result, item)
 
     def _note_deeds(self, result: Any, item: Mapping[str, Any]) -> None:
-        run, _ = self._active()
+        run, procedure = self._active()
         host = result.host.get_name()
-        deeds = item.get("did") or [result.task_name]
-        for deed in deeds:
-            text = f"{host}: {deed}" if not str(deed).startswith(host) else str(deed)
-            self._fragments["did"].append(text)
-            run.note({"phase": self._phase, "did": text})
+        deeds = [
+            str(deed) if str(deed).startswith(host) else f"{host}: {deed}"
+            for deed in item.get("did") or [result.task_name]
+        ]
+        if not context.CLIARGS["check"]:
+            self._fragments["did"] += deeds
+            run.note({"phase": self._phase, "did": "; ".join(deeds)})
+        elif procedure.deploys:
+            # A deploying procedure has no plan of its own: what its modules would do is the plan.
+            self._fragments.setdefault("plan", {"lines": []})["lines"] += deeds
 
     def _merge(self, fragment: Mapping[str, Any]) -> None:
         run, _ = self._active()

@@ -41,6 +41,11 @@ def _rows(label: str, lines: Sequence[str]) -> list[str]:
     return [f"  {label if number == 0 else '':<8} {line}" for number, line in enumerate(lines)]
 
 
+def _shortened(lines: Sequence[str]) -> list[str]:
+    more = [f"... and {len(lines) - _MOST} more, in the record"] if len(lines) > _MOST else []
+    return [*lines[:_MOST], *more]
+
+
 def _wrong(record: Mapping[str, Any]) -> list[str]:
     before = record.get("readings", {}).get("before", {})
     return [f"{check['subject']}: {check['seen']}" for check in before.get("failed", [])] or ["nothing"]
@@ -48,9 +53,7 @@ def _wrong(record: Mapping[str, Any]) -> list[str]:
 
 def _done(record: Mapping[str, Any]) -> list[str]:
     decisions = [f"{item['subject']}: {item['decision']} ({item['why']})" for item in record.get("decisions", [])]
-    done = [*record.get("did", []), *decisions]
-    more = [f"... and {len(done) - _MOST} more, in the record"] if len(done) > _MOST else []
-    return [*done[:_MOST], *more] or ["nothing"]
+    return _shortened([*record.get("did", []), *decisions]) or ["nothing"]
 
 
 def _proven(record: Mapping[str, Any]) -> list[str]:
