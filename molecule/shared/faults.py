@@ -49,9 +49,27 @@ def inject(root: Path, sign: signal.Signals, services: set[str], host: str | Non
     return hit
 
 
+def end_load(root: Path, patience: float = 30.0) -> list[str]:
+    """End the load of a scenario that failed half-way; returns what was ended."""
+    endpoints = str(root.resolve() / "endpoints.json")
+    loads = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("PIPELINE_ENDPOINTS") == endpoints and "load" in process.cmdline():
+                process.terminate()
+                loads.append(process)
+        except psutil.Error:
+            # Ended meanwhile, or another user's: not the lab's.
+            continue
+    _, left = psutil.wait_procs(loads, timeout=patience)
+    for process in left:
+        process.kill()
+    return [f"ended load {process.pid}" for process in loads]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fault", choices=["kill", "suspend", "kill-everything"])
+    parser.add_argument("fault", choices=["kill", "suspend", "kill-everything", "end-load"])
     parser.add_argument("--root", type=Path, required=True, help="the lab's root")
     parser.add_argument("--service", action="append", default=[], help="only these services")
     parser.add_argument("--host", help="only this logical host")
@@ -59,6 +77,9 @@ def main() -> int:
     if not (given.root / ".streamops-sandbox").is_file():
         print(f"{given.root} carries no mark of a sandbox; nothing was touched", file=sys.stderr)
         return 1
+    if given.fault == "end-load":
+        print("\n".join(end_load(given.root)) or "no load runs")
+        return 0
     services = set(given.service)
     if given.fault != "kill-everything" and not services:
         print("name the services to hit with --service", file=sys.stderr)
