@@ -71,6 +71,9 @@ def canary(given: dict[str, Any]) -> dict[str, Any]:
         last = (done.stderr.strip().splitlines() or ["no output"])[-1]
         return {"proven": False, "error": f"pipeline prove ended with {done.returncode}: {last}"}
     answer["proven"] = done.returncode == 0
+    if done.returncode not in (0, 1):
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        answer["error"] = f"pipeline prove ended with {done.returncode}: {last}"
     return answer
 
 
