@@ -20,7 +20,7 @@ def run() -> NoReturn:
         code = main()
     except SystemExit as end:
         # argparse ends this way for --help and for wrong usage.
-        code = end.code if isinstance(end.code, int) else 2
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
