@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+LOAD_RATE = 1000
 PROGRESS = re.compile(r"^spark_streaming_last_progress_timestamp_seconds (\S+)$", re.MULTILINE)
 
 
@@ -76,6 +77,28 @@ class Lab:
             check=True,
             stdout=subprocess.DEVNULL,
         )
+
+    def pipeline(self, *arguments: str) -> list[str]:
+        command = [sys.executable, "-m", "pipeline", *arguments, "--json"]
+        command += ["--endpoints", str(self.root / "endpoints.json")]
+        return [*command, "--credentials", str(self.root / "credentials.json")]
+
+    def load(self) -> subprocess.Popen[bytes]:
+        """Start a load with a ledger of its own."""
+        ledger = self.root / "bench.ledger"
+        ledger.unlink(missing_ok=True)
+        command = self.pipeline("load", "--rate", str(LOAD_RATE), "--seconds", "60", "--ledger", str(ledger))
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def verdict(self, load: subprocess.Popen[bytes]) -> str:
+        """Wait for the load and compare its ledger with the table; end the benchmark when anything was lost."""
+        load.wait(300)
+        command = self.pipeline("verify", "--ledger", str(self.root / "bench.ledger"), "--wait", "120")
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"verify ended with {done.returncode}: {done.stdout}{done.stderr[-500:]}")
+        answer = json.loads(done.stdout)
+        return ", ".join(f"{name} {answer[name]}" for name in ("sent", "acked", "in_table", "lost", "duplicates"))
 
     def definitions(self) -> list[dict[str, object]]:
         return [json.loads(path.read_text()) for path in sorted(self.root.glob("hosts/*/services/*/definition.json"))]
@@ -138,6 +161,7 @@ def main() -> int:
     print("deploying the lab", flush=True)
     first, _ = lab.play("site")
     notes: list[str] = []
+    verdicts: list[str] = []
 
     def noted(name: str) -> float:
         seconds, output = lab.play(name)
@@ -145,8 +169,13 @@ def main() -> int:
         return seconds
 
     def outage() -> float:
+        load = lab.load()
+        time.sleep(8)
         lab.kill_everything()
-        return noted("emergency-restart")
+        seconds = noted("emergency-restart")
+        verdicts.append(lab.verdict(load))
+        print(f"outage: {seconds:.1f} s, {verdicts[-1]}", flush=True)
+        return seconds
 
     rows = []
     health = repeat(times, lambda: lab.play("health-check")[0])

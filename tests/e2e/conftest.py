@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Lab:
 
     root: Path
     environment: dict[str, str]
+    show: Callable[[str], None]
 
     def play(
         self, name: str, *arguments: str, folder: Path = ROOT, live: bool = False, more: dict[str, str] | None = None
@@ -56,8 +57,7 @@ class Lab:
         for line in process.stdout:
             lines.append(line)
             if live:
-                # Past pytest's capture: long work shows its progress.
-                os.write(2, line.encode())
+                self.show(line)
         return Answer(process.wait(), "".join(lines), time.monotonic() - began)
 
     def records(self, procedure: str) -> list[dict[str, Any]]:
@@ -67,11 +67,18 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """Deploy the lab; whatever stands there from an earlier session is put right by the same run."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def show(line: str) -> None:
+        # Past pytest's capture: long work shows its progress.
+        with capture.global_and_fixture_disabled():
+            os.write(1, line.encode())
+
     root = ROOT / ".cache" / "lab"
     environment = {**os.environ, "SANDBOX_ROOT": str(root), "SANDBOX_NET": "auto"}
-    made = Lab(root, environment)
+    made = Lab(root, environment, show)
     first = made.play("site", live=True)
     assert first.code == 0, first.output[-5000:]
     yield made

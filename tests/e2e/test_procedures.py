@@ -156,7 +156,9 @@ def test_restart_all_with_a_fixed_time_restarts_nothing_twice(lab: Lab) -> None:
     ).stdout.strip()
     first = lab.play("emergency-restart", "-e", "restart=all", "-e", f"since={since}")
     assert first.code == 0, first.output[-4000:]
-    assert lab.records("emergency-restart")[-1]["changed"] > 0
+    stopped = [deed.split(": ")[1] for deed in lab.records("emergency-restart")[-1]["did"] if ": stop " in deed]
+    order = ["stop producer", "stop spark-streaming", "stop kafka", "stop kafka", "stop kafka", "stop minio"]
+    assert stopped == order
     second = lab.play("emergency-restart", "-e", "restart=all", "-e", f"since={since}")
     assert second.code == 0, second.output[-4000:]
     assert lab.records("emergency-restart")[-1]["changed"] == 0

@@ -77,7 +77,6 @@ class CallbackModule(CallbackBase):
         self._failures: list[dict[str, Any]] = []
         self._fragments: dict[str, Any] = {"decisions": [], "did": [], "readings": {}}
         self._finished = threading.Event()
-        self._seen_playbook = False
         self._state = Path()
         self._scratch: Path | None = None
 
@@ -93,9 +92,6 @@ class CallbackModule(CallbackBase):
         if path.parent != PROJECT / "playbooks":
             return
         try:
-            if self._seen_playbook or len(context.CLIARGS["args"]) > 1:
-                raise Refused("playbooks of this call", "more than one", "one procedure a call")
-            self._seen_playbook = True
             self._begin(path, playbook)
         except runs.Locked as error:
             self._end_early("locked", error)
@@ -143,10 +139,16 @@ class CallbackModule(CallbackBase):
         self._take_locks(procedure, extra)
         self._start_clocks(procedure)
 
-    def _known_names(self, manager: Any, inventory: Any) -> set[str]:
+    @staticmethod
+    def _known_names(manager: Any, inventory: Any) -> set[str]:
+        """Return every variable that the inventory itself defines: those an extra variable may override."""
         names: set[str] = set()
-        for host in [*inventory.get_hosts(), inventory.get_host("localhost")]:
-            names |= set(manager.get_vars(host=host, include_hostvars=False))
+        extra, manager._extra_vars = manager._extra_vars, {}
+        try:
+            for host in [*inventory.get_hosts(), inventory.get_host("localhost")]:
+                names |= set(manager.get_vars(host=host, include_hostvars=False))
+        finally:
+            manager._extra_vars = extra
         return names
 
     def _open_record(
@@ -208,6 +210,9 @@ class CallbackModule(CallbackBase):
 
     def _refuse_options(self) -> None:
         arguments = context.CLIARGS
+        if len(arguments["args"]) > 1:
+            # Leaving at the end of the first would drop the second.
+            raise Refused("playbooks of this call", "more than one", "one procedure a call")
         given = {
             "--limit": arguments["subset"],
             "--tags": set(arguments["tags"]) - {"all"},
@@ -381,7 +386,7 @@ class CallbackModule(CallbackBase):
     def _collected(self) -> dict[str, Any]:
         self._close_phase()
         return {
-            **self._fragments,
+            **{name: value for name, value in self._fragments.items() if name != "status"},
             "phases": self._phases,
             "seconds": round(time.monotonic() - self._started_clock, 2),
             "module_results": self._results,
@@ -411,11 +416,19 @@ class CallbackModule(CallbackBase):
             return
         self._finished.set()
         signal.alarm(0)
-        status = self._verdict(stats)
-        changed = sum(stats.changed.values())
-        record = self._run.finish(status, **self._collected(), changed=changed, failures=self._failures)
-        kept = str(self._run.finished_path) if self._state != self._scratch else "none: nothing is deployed yet"
-        self._display.display(render(record, self._procedure, kept))
-        code = runs.EXIT_CODES[status]
+        try:
+            code = self._end(stats)
+        except Exception as error:  # noqa: BLE001  a run whose record could not be finished is no success
+            sys.stderr.write(f"{self._procedure.name}: its record could not be finished: {error!r}\n")
+            code = runs.EXIT_CODES["failed"]
         if code:
             sys.exit(code)
+
+    def _end(self, stats: Any) -> int:
+        run, procedure = self._active()
+        status = self._verdict(stats)
+        changed = sum(stats.changed.values())
+        record = run.finish(status, **self._collected(), changed=changed, failures=self._failures)
+        kept = str(run.finished_path) if self._state != self._scratch else "none: nothing is deployed yet"
+        self._display.display(render(record, procedure, kept))
+        return runs.EXIT_CODES[status]
