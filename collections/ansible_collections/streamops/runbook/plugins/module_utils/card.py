@@ -48,7 +48,11 @@ def _shortened(lines: Sequence[str]) -> list[str]:
 
 def _wrong(record: Mapping[str, Any]) -> list[str]:
     before = record.get("readings", {}).get("before", {})
-    return [f"{check['subject']}: {check['seen']}" for check in before.get("failed", [])] or ["nothing"]
+    first: dict[str, str] = {}
+    for check in before.get("failed", []):
+        # Of one service the first finding is the cause, the others follow from it; the record has them all.
+        first.setdefault(check["subject"], check["seen"])
+    return [f"{subject}: {seen}" for subject, seen in first.items()] or ["nothing"]
 
 
 def _done(record: Mapping[str, Any]) -> list[str]:
