@@ -12,9 +12,9 @@ from pipeline.cli import main
 def run() -> NoReturn:
     """Run one command and end the process with its exit code.
 
-    Threads of native libraries (delta-rs, the Kafka client's own) may still be there. The interpreter's
-    teardown under them was seen to abort a process whose work was done and whose answer was printed,
-    so it is left out.
+    A process that had printed a proof that holds was once seen to end with a failing code. The suspected
+    cause is the interpreter's teardown under threads of native libraries (delta-rs, the Kafka client's
+    own), so that is left out.
     """
     try:
         code = main()

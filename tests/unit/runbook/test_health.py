@@ -3,25 +3,16 @@ from __future__ import annotations
 from ansible_collections.streamops.runbook.plugins.module_utils import card, health
 from ansible_collections.streamops.runbook.plugins.module_utils.probes import Check
 
+from tests.unit.runbook.support import Clock
+
 
 def check(healthy: bool) -> Check:
     return Check("probe", "kafka", "kafka-1", healthy, "seen", "expected")
 
 
-class Time:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-
 def watch(answers: list[bool], polls: int, deadline: float) -> health.Reading:
     left = iter(answers)
-    time = Time()
+    time = Clock()
     return health.watch(lambda: [check(next(left))], polls=polls, deadline=deadline, clock=time, sleep=time.sleep)
 
 

@@ -25,6 +25,8 @@ from ansible_collections.streamops.runbook.plugins.module_utils.kafka_admin impo
 )
 from kafka import errors
 
+from tests.unit.runbook.support import Clock
+
 EVENTS = Topic("iot-events", 6, 3, {"min.insync.replicas": "2", "retention.ms": "604800000"})
 CONFIGS = {"iot-events": {"min.insync.replicas": "2", "retention.ms": "604800000"}}
 WRITE = Acl("producer", "topic", "iot-events", "literal", "WRITE")
@@ -236,19 +238,6 @@ class FakeAdmin:
     def create_acls(self, acls: list[Any]) -> dict[str, Any]:
         self.cluster["acls"] += acls
         return {"succeeded": acls, "failed": []}
-
-
-class Clock:
-    """Time that passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def empty() -> dict[str, Any]:

@@ -21,6 +21,8 @@ from ansible_collections.streamops.runbook.plugins.module_utils.object_store imp
 from botocore.exceptions import ClientError, EndpointConnectionError
 from minio.error import MinioAdminException
 
+from tests.unit.runbook.support import Clock
+
 CANARY = "Qx7Canary8Secret31abc"
 BUCKET = Bucket("iot-lakehouse", True, {"old": {"prefix": "", "days": None, "noncurrent_days": 7}})
 POLICY = {
@@ -104,17 +106,6 @@ class Control:
 
     def policy_set(self, policy: str, user: str) -> None:
         self.store.users[user]["policy"] = policy
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
 
 
 def ensure(store: Store, *, check: bool = False, status: int = 200, **changes: Any) -> list[str]:
