@@ -41,7 +41,8 @@ clean: venv  ## list what would be removed; CONFIRM=<the cluster id that the lis
 
 # Procedures
 
-.PHONY: stack-up status-all health-check health-check-all emergency-restart
+.PHONY: stack-up status-all health-check health-check-all emergency-restart restart-all
+.PHONY: metrics-check dashboard-check monitoring-restart monitoring-configure notify
 stack-up: venv  ## start what is deployed and stopped
 	@$(PLAY) playbooks/stack-up.yml $(EXTRA)
 status-all: venv  ## one table of all services
@@ -52,6 +53,19 @@ health-check-all: venv  ## the same, every check there is
 	@$(PLAY) playbooks/health-check.yml -e scope=all $(EXTRA)
 emergency-restart: venv  ## bring back what is down, and prove it
 	@$(PLAY) playbooks/emergency-restart.yml $(EXTRA)
+
+restart-all: venv  ## restart every service in order, and prove that data flows
+	@$(PLAY) playbooks/restart-all.yml $(EXTRA)
+metrics-check: venv  ## the five metrics beside their thresholds
+	@$(PLAY) playbooks/metrics-check.yml $(EXTRA)
+dashboard-check: venv  ## the daily checklist, with figures
+	@$(PLAY) playbooks/dashboard-check.yml $(EXTRA)
+monitoring-restart: venv  ## restart what watches and nothing else
+	@$(PLAY) playbooks/monitoring-restart.yml $(EXTRA)
+monitoring-configure: venv  ## validate, swap and reload the configuration of what watches
+	@$(PLAY) playbooks/monitoring-configure.yml $(EXTRA)
+notify: venv  ## deliver what waits in the spool; TEXT="..." and SEVERITY=P2 send a notice of your own
+	@$(PLAY) playbooks/notify.yml $(if $(TEXT),-e '{"text": "$(TEXT)"}') $(if $(SEVERITY),-e severity=$(SEVERITY)) $(EXTRA)
 
 # Proof
 

@@ -1,4 +1,4 @@
-"""The command line: two services, and the tools that load, verify and prove.
+"""The command line: four services, and the tools that load, verify and prove.
 
 Exit codes: 0 done and true; 1 done and not true, or failed; 2 wrong usage; 69 Kafka or the object
 store not there in time; 78 refused (configuration or state that no restart heals).
@@ -14,20 +14,20 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import config as settings
-from pipeline.errors import EXIT_FAILED, EXIT_OK, ConfigError, PipelineError, Unavailable
+from pipeline.errors import EXIT_FAILED, EXIT_OK, ConfigError, PipelineError
 from pipeline.sender import EventSender, make_producer
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from deltalake import DeltaTable
 
-_DESCRIPTION = "The streaming pipeline: producer and streaming job, and the tools that prove them."
+    from pipeline.tables import FollowedTable
+
+_DESCRIPTION = "The streaming pipeline: producer, streaming job, exporter and inbox, and the tools that prove them."
 _EXIT_CODES = """\
 exit codes:
   0   done, and what was asked for is true
@@ -83,15 +83,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    for name, run, text in (
-        ("producer", _producer, "run the producer service: simulated devices send to Kafka"),
-        ("streaming", _streaming, "run the streaming job: Kafka to the Delta tables"),
+    finishes = "Runs until SIGTERM, then finishes its work."
+    for name, run, text, more in (
+        ("producer", _producer, "run the producer service: simulated devices send to Kafka", finishes),
+        ("streaming", _streaming, "run the streaming job: Kafka to the Delta tables", finishes),
+        (
+            "exporter",
+            _exporter,
+            "run the exporter: lag and the canary's age for Prometheus",
+            "Reads offsets from Kafka whenever it is scraped, and sends a canary event at an interval "
+            "that it looks for in the events table. Starts and goes on without Kafka and without the "
+            "object store; its metrics then say so. Runs until SIGTERM.",
+        ),
+        (
+            "inbox",
+            _inbox,
+            "run the inbox: keeps the messages for whoever is on call",
+            "Stands in for the phone of whoever is on call: takes JSON by POST on any path (webhooks of "
+            "Alertmanager, notices of the runbook) and appends each as one line to a file before it "
+            "answers 200. Serves GET /metrics and GET /-/ready. Runs until SIGTERM.",
+        ),
     ):
-        service = commands.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}. Runs until SIGTERM, then finishes its work.",
-        )
+        service = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {more}")
         service.add_argument("--config", type=Path, required=True, metavar="FILE", help="JSON configuration")
         service.set_defaults(run=run)
 
@@ -219,6 +232,18 @@ def _streaming(options: argparse.Namespace, stop: threading.Event) -> int:
     return job.run(settings.load(settings.StreamingConfig, options.config), stop)
 
 
+def _exporter(options: argparse.Namespace, stop: threading.Event) -> int:
+    from pipeline import exporter
+
+    return exporter.run(settings.load(settings.ExporterConfig, options.config), stop)
+
+
+def _inbox(options: argparse.Namespace, stop: threading.Event) -> int:
+    from pipeline import inbox
+
+    return inbox.run(settings.load(settings.InboxConfig, options.config), stop)
+
+
 def _load(options: argparse.Namespace, stop: threading.Event) -> int:
     from pipeline.ledger import LedgerWriter
     from pipeline.load import Load
@@ -244,7 +269,7 @@ def _verify(options: argparse.Namespace, _stop: threading.Event) -> int:
     from pipeline.ledger import read_ledger
     from pipeline.verify import COLUMNS, verify
 
-    table = _Events(options)
+    table = _events(options)
 
     def rows() -> pa.Table:
         return table.current().to_pyarrow_dataset().to_table(columns=COLUMNS)
@@ -255,30 +280,18 @@ def _verify(options: argparse.Namespace, _stop: threading.Event) -> int:
 
 
 def _prove(options: argparse.Namespace, stop: threading.Event) -> int:
-    import pyarrow.compute as pc
-
     from pipeline.prove import prove
 
-    table = _Events(options)
+    table = _events(options)
     endpoints, credentials = _shared(options)
     login = _principal(credentials, options, "operator")
-
-    def read(boot_id: str, since: datetime) -> list[tuple[str, int]]:
-        if not table.version_changed():
-            return table.last_read
-        # The event time lets delta-rs skip every file that is older than the canaries.
-        wanted = (pc.field("event_time") >= since) & (pc.field("boot_id") == boot_id)
-        found = table.current().to_pyarrow_dataset().to_table(columns=["device_id", "sequence"], filter=wanted)
-        table.last_read = list(zip(found["device_id"].to_pylist(), found["sequence"].to_pylist(), strict=True))
-        return table.last_read
-
     sender = EventSender(
         endpoints.kafka.topic,
         partial(make_producer, endpoints.kafka, login, "canary"),
         stop,
         buffer_events=options.events,
     )
-    proof = prove(sender, read, options.events, options.deadline)
+    proof = prove(sender, table.sequences, options.events, options.deadline)
     sender.close()
     _report(options, proof.as_json())
     return EXIT_OK if proof.holds else EXIT_FAILED
@@ -300,45 +313,11 @@ def _table(options: argparse.Namespace, _stop: threading.Event) -> int:
     return EXIT_OK
 
 
-class _Events:
-    """The events table as the tools follow it: opened when it is there, kept up to date."""
+def _events(options: argparse.Namespace) -> FollowedTable:
+    from pipeline.tables import FollowedTable
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        self._endpoints, credentials = _shared(options)
-        self._login = _user(credentials, options, "operator")
-        self._table: DeltaTable | None = None
-        self._seen = -1
-        self.last_read: list[tuple[str, int]] = []
-
-    def version(self) -> int:
-        """Newest version, -1 when there is no table yet."""
-        from pipeline.tables import open_table
-
-        if self._table is None:
-            uri = self._endpoints.tables.events
-            self._table = open_table(uri, self._endpoints.s3, self._login)
-        else:
-            self._table.update_incremental()
-        return -1 if self._table is None else self._table.version()
-
-    def version_changed(self) -> bool:
-        """Whether there is a newer version than at the last call."""
-        before, self._seen = self._seen, self.version()
-        return self._seen != before
-
-    def current(self) -> DeltaTable:
-        """The table as last looked at.
-
-        :raises Unavailable: there is no table.
-        """
-        if self._table is None:
-            raise Unavailable(
-                self._endpoints.tables.events,
-                "no table",
-                "the events table",
-                "see whether the streaming job runs and events arrive",
-            )
-        return self._table
+    endpoints, credentials = _shared(options)
+    return FollowedTable(endpoints.tables.events, endpoints.s3, _user(credentials, options, "operator"))
 
 
 def _shared(options: argparse.Namespace) -> tuple[settings.Endpoints, settings.Credentials]:

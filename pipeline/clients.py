@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from pipeline.config import KafkaEndpoint, KafkaLogin, S3Endpoint, S3Login
@@ -22,6 +23,40 @@ def kafka_settings(endpoint: KafkaEndpoint, login: KafkaLogin) -> dict[str, Any]
         "reconnect_backoff_ms": 100,
         "reconnect_backoff_max_ms": 1_000,
     }
+
+
+def connect_admin(endpoint: KafkaEndpoint, login: KafkaLogin, client_id: str, timeout: float) -> Any:
+    """A connected ``KafkaAdminClient`` that leaves nothing behind when it can't be connected.
+
+    :param timeout: seconds for the connection, and for each later request.
+    :raises kafka.errors.KafkaError: no broker answered in time, or the login was refused.
+    """
+    from kafka import KafkaAdminClient
+    from kafka.net.compat import KafkaNetClient
+
+    made: list[Any] = []
+
+    def remembered(**configs: Any) -> Any:
+        # A broker that is suspended takes the connection and says nothing: half of the time is left
+        # for another one.
+        configs["socket_connection_setup_timeout_ms"] = int(timeout * 500)
+        made.append(KafkaNetClient(**configs))
+        return made[-1]
+
+    try:
+        return KafkaAdminClient(
+            **kafka_settings(endpoint, login),
+            client_id=client_id,
+            request_timeout_ms=int(timeout * 1000),
+            bootstrap_timeout_ms=int(timeout * 1000),
+            kafka_client=remembered,
+        )
+    except BaseException:
+        # The library starts its thread before it connects and leaves it running on failure.
+        for client in made:
+            with contextlib.suppress(Exception):
+                client.close()
+        raise
 
 
 def delta_storage_options(endpoint: S3Endpoint, login: S3Login) -> dict[str, str]:

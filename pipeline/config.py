@@ -23,7 +23,7 @@ from pydantic import (
 
 from pipeline.errors import ConfigError
 
-_SECRET_FIELDS = ("password", "access_key", "secret_key")
+_SECRET_FIELDS = ("password", "access_key", "secret_key", "token")
 
 
 def _s3_uri(value: str) -> str:
@@ -118,7 +118,7 @@ class KafkaOnly(_Shared):
 
 
 class ServiceCredentials(_Shared):
-    """What the streaming job may know."""
+    """What a service may know that uses both: the streaming job, the exporter."""
 
     kafka: KafkaLogin
     s3: S3Login
@@ -129,6 +129,10 @@ class MetricsAddress(_Settings):
 
     host: Annotated[str, Field(min_length=1)]
     port: Port
+
+
+class ListenAddress(MetricsAddress):
+    """Where a service answers everything that it is asked."""
 
 
 class ProducerConfig(_Settings):
@@ -153,7 +157,9 @@ class StreamingConfig(_Settings):
     ``event_schema`` is the content of ``config/schemas/iot-event.json``. ``spark_conf`` is laid over
     what the job sets by itself; secrets have no place there. ``dependency_timeout_seconds`` is how
     long a start waits for Kafka, topic, object store and buckets before it ends with code 69.
-    ``stop_timeout_seconds`` is how long a stop waits for the batch under way.
+    ``stop_timeout_seconds`` is how long a stop waits for the batch under way. ``lease_seconds`` is how
+    long the checkpoint stays this job's without a renewal: an outage of the object store that is nearly
+    as long ends the job, and a job on another host waits that long after a crash.
     """
 
     endpoints: Endpoints
@@ -167,6 +173,7 @@ class StreamingConfig(_Settings):
     metrics: MetricsAddress
     dependency_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
     stop_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 60.0
+    lease_seconds: Annotated[float, Field(ge=6, le=600)] = 120.0
     max_event_bytes: Annotated[int, Field(ge=1024, le=16_000_000)] = 65_536
     spark_conf: dict[str, str] = Field(default_factory=dict)
 
@@ -184,6 +191,36 @@ class StreamingConfig(_Settings):
         if not any(value.glob("delta-spark_*.jar")):
             raise ValueError("a folder that holds the connector jars (delta-spark_*.jar and others)")
         return value
+
+
+class ExporterConfig(_Settings):
+    """Configuration of ``pipeline exporter``.
+
+    The Kafka principal needs DESCRIBE on topic and group, and WRITE on the topic for the canaries; the
+    user of the object store reads the events table. ``canary_interval_seconds`` is from the start of
+    one canary to the start of the next, ``canary_deadline_seconds`` is after how long one counts as
+    lost, and ``scrape_timeout_seconds`` is how long an answer to Prometheus waits for Kafka.
+    """
+
+    endpoints: Endpoints
+    credentials: ServiceCredentials
+    metrics: MetricsAddress
+    canary_interval_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    canary_deadline_seconds: Annotated[float, Field(ge=1, le=3600)] = 120.0
+    scrape_timeout_seconds: Annotated[float, Field(ge=0.5, le=60)] = 4.0
+
+
+class InboxConfig(_Settings):
+    """Configuration of ``pipeline inbox``.
+
+    ``file`` takes one JSON line per message; beyond ``max_lines`` it becomes ``FILE.1`` and a new one
+    is begun. With ``token``, only senders that show it as a bearer token are heard.
+    """
+
+    listen: ListenAddress
+    file: Path
+    max_lines: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    token: Annotated[SecretStr, Field(min_length=1)] | None = None
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -20,6 +20,29 @@ def spark_uri(uri: str) -> str:
     return uri.replace("s3://", "s3a://", 1)
 
 
+def s3_client(
+    endpoint: S3Endpoint, login: S3Login, *, connect_timeout: float, read_timeout: float, retries: dict[str, Any]
+) -> Any:
+    """A client of boto3; both timeouts are in seconds, ``retries`` is botocore's own setting."""
+    # Imported late: it costs a third of a second, and most commands do without.
+    import boto3
+    import botocore.config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint.endpoint,
+        region_name=endpoint.region,
+        aws_access_key_id=login.access_key.get_secret_value(),
+        aws_secret_access_key=login.secret_key.get_secret_value(),
+        config=botocore.config.Config(
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            retries=retries,
+            s3={"addressing_style": "path"},
+        ),
+    )
+
+
 class ObjectStore:
     """Reads and conditionally creates objects, named by s3:// addresses.
 
@@ -31,26 +54,13 @@ class ObjectStore:
     """
 
     def __init__(self, endpoint: S3Endpoint, login: S3Login) -> None:
-        # Imported late: it costs a third of a second, and most commands do without.
-        import boto3
-        import botocore.config
         import botocore.exceptions
 
         self._endpoint = endpoint.endpoint
         self._client_error = botocore.exceptions.ClientError
         self._no_answer = botocore.exceptions.BotoCoreError
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=endpoint.endpoint,
-            region_name=endpoint.region,
-            aws_access_key_id=login.access_key.get_secret_value(),
-            aws_secret_access_key=login.secret_key.get_secret_value(),
-            config=botocore.config.Config(
-                connect_timeout=3,
-                read_timeout=10,
-                retries={"max_attempts": 2, "mode": "standard"},
-                s3={"addressing_style": "path"},
-            ),
+        self._client = s3_client(
+            endpoint, login, connect_timeout=3, read_timeout=10, retries={"max_attempts": 2, "mode": "standard"}
         )
 
     def get(self, uri: str) -> bytes | None:
@@ -62,7 +72,7 @@ class ObjectStore:
         try:
             body: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
         except self._client_error as error:
-            if _code(error) in ("NoSuchKey", "404"):
+            if error_code(error) in ("NoSuchKey", "404"):
                 return None
             raise self._unavailable(uri, error) from error
         except self._no_answer as error:
@@ -81,7 +91,7 @@ class ObjectStore:
         except self._client_error as error:
             # 409 is another conditional writer at the same moment: it has won, or nobody has and
             # the reader that follows says so.
-            if _code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
+            if error_code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
                 return False
             raise self._unavailable(uri, error) from error
         except self._no_answer as error:
@@ -111,7 +121,7 @@ class ObjectStore:
         try:
             self._client.head_bucket(Bucket=bucket)
         except self._client_error as error:
-            if _code(error) in ("NoSuchBucket", "404"):
+            if error_code(error) in ("NoSuchBucket", "404"):
                 return False
             raise self._unavailable(f"bucket {bucket}", error) from error
         except self._no_answer as error:
@@ -122,5 +132,6 @@ class ObjectStore:
         return Unavailable(f"object store {self._endpoint}, {thing}", str(error), "an answer")
 
 
-def _code(error: Any) -> str:
+def error_code(error: Any) -> str:
+    """The store's own word for what is wrong, of a botocore ClientError."""
     return str(error.response.get("Error", {}).get("Code", ""))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.errors import Unavailable
 from pipeline.events import CANARY_PREFIX, Devices, new_boot_id
 from pipeline.sender import EventSender
 
@@ -51,31 +52,43 @@ def prove(
     deadline_seconds: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
+    poll_seconds: float = 0.2,
 ) -> Proof:
     """Send canaries and wait until each is in the table.
 
-    :param sender: not open yet; the wait for Kafka counts towards the deadline.
+    :param sender: open or not, nothing under way; the wait for Kafka counts towards the deadline.
     :param read: reads the canaries' rows from the newest version of the table.
     :param events: how many canaries, each a device of its own so that partitions are spread.
     :param deadline_seconds: how long all of it may take.
-    :raises Unavailable: Kafka did not answer in time.
+    :param poll_seconds: between two looks at the table, and so how exact the time found is.
+    :raises Unavailable: Kafka did not answer in time, or the table could not be read until the deadline.
     """
     begun = clock()
+    sent_before, acked_before = sender.sent, sender.acked
     sender.open(timeout=deadline_seconds)
     boot_id = new_boot_id()
     moment = datetime.now(UTC)
     for event in Devices(CANARY_PREFIX, events, boot_id).stream(moment, events):
-        sender.send(event)
+        sender.send(event, timeout=max(0.0, begun + deadline_seconds - clock()))
     sender.flush(max(0.0, begun + deadline_seconds - clock()))
-    log.info("%d canaries acknowledged after %.2f s", sender.acked, clock() - begun)
+    log.info("%d canaries acknowledged after %.2f s", sender.acked - acked_before, clock() - begun)
     while True:
-        rows = Counter(read(boot_id, moment))
+        rows: Counter[tuple[str, int]] = Counter()
+        silence: Unavailable | None = None
+        try:
+            rows.update(read(boot_id, moment))
+        except Unavailable as error:
+            # A store that has just come back may still fail a request; only at the deadline is that the answer.
+            silence = error
+            log.warning("the table can't be read now: %s", error)
         seconds = clock() - begun
+        if silence is not None and seconds >= deadline_seconds:
+            raise silence
         if len(rows) >= events or seconds >= deadline_seconds:
             return Proof(
-                sent=sender.sent,
+                sent=sender.sent - sent_before,
                 found=len(rows),
                 duplicates=rows.total() - len(rows),
                 seconds=round(seconds, 3),
             )
-        sleep(0.2)
+        sleep(poll_seconds)

@@ -8,6 +8,7 @@ start that waits for Kafka.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -43,8 +44,23 @@ def make_producer(endpoint: KafkaEndpoint, login: KafkaLogin, client_id: str) ->
     :raises kafka.errors.KafkaError: no broker answered within five seconds.
     """
     from kafka import KafkaProducer
+    from kafka.errors import KafkaTimeoutError
 
-    producer: Producer = KafkaProducer(
+    class GivingUpProducer(KafkaProducer):  # type: ignore[misc]
+        """A producer that can be closed while events are under way.
+
+        The library's own flushes first, and when that is not done in time it raises and leaves its
+        thread running, which would deliver for as long as the delivery timeout.
+        """
+
+        def close(self, timeout: float | None = None, null_logger: bool = False) -> None:
+            try:
+                super().close(timeout, null_logger)
+            except KafkaTimeoutError:
+                self._sender.force_close()
+                self._closed = True
+
+    producer: Producer = GivingUpProducer(
         **kafka_settings(endpoint, login),
         client_id=client_id,
         acks="all",
@@ -133,20 +149,24 @@ class EventSender:
         """Whether an event can be handed over without waiting."""
         return self.pending < self._buffer_events
 
-    def send(self, event: Event) -> bool:
+    def send(self, event: Event, timeout: float | None = None) -> bool:
         """Hand over one event; waits while the buffer is full or Kafka's metadata is missing.
 
-        :returns: False when stopped before the event was handed over: it was not sent.
+        :param timeout: seconds after which no new try is made; None tries until stopped.
+        :returns: False when stopped or out of time before the event was handed over: it was not sent.
         """
         from kafka.errors import KafkaError
 
         if self._producer is None:
             raise RuntimeError("send() before open()")
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         with self._room:
-            while not self.has_room() and not self._stop.is_set():
+            while not self.has_room():
+                if self._stop.is_set() or time.monotonic() > deadline:
+                    return False
                 self._room.wait(0.5)
         said = ""
-        while not self._stop.is_set():
+        while not self._stop.is_set() and time.monotonic() <= deadline:
             try:
                 future = self._producer.send(self._topic, value=event.value(), key=event.key())
             except KafkaError as error:

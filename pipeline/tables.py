@@ -52,6 +52,73 @@ def business_events(table: DeltaTable, columns: list[str] | None = None) -> pa.T
     return table.to_pyarrow_dataset().to_table(columns=columns, filter=~canary)
 
 
+class FollowedTable:
+    """A table as tools follow it: opened when it is there, then kept up to date by its new commits.
+
+    :param uri: s3:// address of the table.
+    """
+
+    def __init__(self, uri: str, endpoint: S3Endpoint, login: S3Login) -> None:
+        self._uri = uri
+        self._endpoint = endpoint
+        self._login = login
+        self._table: DeltaTable | None = None
+        self._seen: tuple[str, int] | None = None
+        self._rows: list[tuple[str, int]] = []
+
+    def version(self) -> int:
+        """Newest version, -1 when there is no table yet.
+
+        :raises Unavailable: the object store does not answer or refuses.
+        """
+        from deltalake.exceptions import DeltaError
+
+        if self._table is None:
+            self._table = open_table(self._uri, self._endpoint, self._login)
+        else:
+            try:
+                self._table.update_incremental()
+            except (DeltaError, OSError) as error:
+                raise Unavailable(self._uri, str(error), "a readable Delta table") from error
+        return -1 if self._table is None else self._table.version()
+
+    def current(self) -> DeltaTable:
+        """The table as last looked at.
+
+        :raises Unavailable: there is no table.
+        """
+        if self._table is None:
+            raise Unavailable(
+                self._uri,
+                "no table",
+                "the events table",
+                "see whether the streaming job runs and events arrive",
+            )
+        return self._table
+
+    def sequences(self, boot_id: str, since: datetime) -> list[tuple[str, int]]:
+        """Device id and sequence of each row of one life of a sender, from the newest version.
+
+        :param since: rows with an older event time are not looked for.
+        :raises Unavailable: there is no table, or the object store does not answer.
+        """
+        seen = (boot_id, self.version())
+        if seen == self._seen:
+            return self._rows
+        wanted = (pc.field("event_time") >= since) & (pc.field("boot_id") == boot_id)
+        # Files that are older are left out before a data set is made of the rest: with 1,500 files
+        # that is 5 ms instead of 280.
+        recent = [("event_time", ">=", since.isoformat())]
+        data = self.current().to_pyarrow_dataset(file_pruning_predicate=recent)
+        try:
+            found = data.to_table(columns=["device_id", "sequence"], filter=wanted)
+        except OSError as error:
+            raise Unavailable(self._uri, str(error), "readable data files") from error
+        self._rows = list(zip(found["device_id"].to_pylist(), found["sequence"].to_pylist(), strict=True))
+        self._seen = seen
+        return self._rows
+
+
 @dataclass(frozen=True)
 class TableFacts:
     """What the log of a table says, without reading its data.

@@ -30,7 +30,7 @@ step() {
 go_is_new_enough() {
   local major minor
   IFS=. read -r major minor _ < <(go version 2>/dev/null | sed -nE 's/.* go([0-9]+\.[0-9]+).*/\1/p')
-  ((${major:-0} > 1 || (${major:-0} == 1 && ${minor:-0} >= 24)))
+  ((${major:-0} > 1 || (${major:-0} == 1 && ${minor:-0} >= 25)))
 }
 
 wanted=$(

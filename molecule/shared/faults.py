@@ -11,10 +11,19 @@ import argparse
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+SIGNALS = {
+    "kill": signal.SIGKILL,
+    "kill-everything": signal.SIGKILL,
+    "suspend": signal.SIGSTOP,
+    "resume": signal.SIGCONT,
+    "reload": signal.SIGHUP,
+}
 
 
 def marked(root: Path) -> Iterator[tuple[psutil.Process, str, str]]:
@@ -67,12 +76,31 @@ def end_load(root: Path, patience: float = 30.0) -> list[str]:
     return [f"ended load {process.pid}" for process in loads]
 
 
+def kill_again(root: Path, services: set[str], host: str | None, times: int, patience: float = 60.0) -> list[str]:
+    """Kill what its supervisor brings back, until it has died ``times`` times.
+
+    :raises TimeoutError: it did not come back in ``patience`` seconds, before the last time.
+    """
+    hit: list[str] = []
+    for number in range(1, times + 1):
+        deadline = time.monotonic() + patience
+        while not (killed := inject(root, signal.SIGKILL, services, host)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nothing came back in {patience:g} s after death {number - 1}")
+            time.sleep(0.2)
+        hit += [f"{number}. {line}" for line in killed]
+        # The dead take a moment to go; what comes after is the next one.
+        time.sleep(2)
+    return hit
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fault", choices=["kill", "suspend", "kill-everything", "end-load"])
+    parser.add_argument("fault", choices=[*SIGNALS, "kill-again", "end-load"])
     parser.add_argument("--root", type=Path, required=True, help="the lab's root")
     parser.add_argument("--service", action="append", default=[], help="only these services")
     parser.add_argument("--host", help="only this logical host")
+    parser.add_argument("--times", type=int, default=3, help="with kill-again, how often")
     given = parser.parse_args()
     if not (given.root / ".streamops-sandbox").is_file():
         print(f"{given.root} carries no mark of a sandbox; nothing was touched", file=sys.stderr)
@@ -84,12 +112,10 @@ def main() -> int:
     if given.fault != "kill-everything" and not services:
         print("name the services to hit with --service", file=sys.stderr)
         return 1
-    hit = inject(
-        given.root,
-        signal.SIGSTOP if given.fault == "suspend" else signal.SIGKILL,
-        services,
-        given.host,
-    )
+    if given.fault == "kill-again":
+        hit = kill_again(given.root, services, given.host, given.times)
+    else:
+        hit = inject(given.root, SIGNALS[given.fault], services, given.host)
     print("\n".join(hit) or "nothing was hit")
     return 0 if hit else 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pipeline.metrics import serve
 from pipeline.objectstore import ObjectStore, spark_uri, split_uri
 from pipeline.streaming import checkpoint, tables
 from pipeline.streaming.dependencies import TopicReady, buckets_ready, wait_for
+from pipeline.streaming.lease import Lease, LeaseLost, connect, this_process
 from pipeline.streaming.listener import ProgressListener
 from pipeline.streaming.metrics import StreamingMetrics
 from pipeline.streaming.offsets import KafkaGroupOffsets, OffsetCommitter
@@ -59,23 +61,28 @@ def run(config: StreamingConfig, stop: threading.Event) -> int:
     fields = event_fields(config.event_schema)
     serve(config.metrics, metrics.registry)
     jvm = Jvm(config)
+    lease: Lease | None = None
     try:
+        lease = _lease(config)
         warmup = Warmup(jvm, config, fields)
-        start = prepare(config, fields, stop)
+        start = prepare(config, fields, stop, lease)
         if start is None:
             return EXIT_OK
         metrics.state("starting")
         session = warmup.session()
-        return _stream(config, fields, metrics, session, start, stop)
+        return _stream(config, fields, metrics, session, start, stop, lease)
     finally:
         jvm.stop()
+        # Only now: while the JVM lives it could still write.
+        if lease is not None:
+            lease.release()
 
 
-def prepare(config: StreamingConfig, fields: list[EventField], stop: threading.Event) -> Start | None:
-    """Wait for the object store, approve the start, make the tables, wait for the topic.
+def prepare(config: StreamingConfig, fields: list[EventField], stop: threading.Event, lease: Lease) -> Start | None:
+    """Wait for the object store, take the lease, approve the start, make the tables, wait for the topic.
 
     :returns: None when stopped first.
-    :raises StartRefused: starting would lose or double data.
+    :raises StartRefused: starting would lose or double data, or another job runs.
     :raises Unavailable: something did not come in time.
     """
     deadline = time.monotonic() + config.dependency_timeout_seconds
@@ -85,9 +92,16 @@ def prepare(config: StreamingConfig, fields: list[EventField], stop: threading.E
     buckets = sorted({split_uri(uri)[0] for uri in addresses})
     found: list[Start] = []
     topic = TopicReady(endpoints.kafka, config.credentials.kafka)
+
+    def take_lease() -> None:
+        # False only when stopped, which the wait that follows sees as well.
+        lease.acquire(stop)
+
     try:
         ready = (
             wait_for(partial(buckets_ready, store, buckets), stop, deadline)
+            # Before anything of the checkpoint is read: what another job is writing could look broken.
+            and wait_for(take_lease, stop, deadline)
             # Asked again as a whole if the store falters in between: nothing of it is done twice.
             and wait_for(lambda: found.append(_approved(config, fields, store)), stop, deadline)
             and wait_for(topic, stop, deadline)
@@ -95,6 +109,21 @@ def prepare(config: StreamingConfig, fields: list[EventField], stop: threading.E
     finally:
         topic.close()
     return found[-1] if ready else None
+
+
+def _lease(config: StreamingConfig) -> Lease:
+    endpoints = config.endpoints
+    uri = f"{endpoints.checkpoint_pointer.rpartition('/')[0]}/lease.json"
+    life = config.lease_seconds
+    store = connect(endpoints.s3, config.credentials.s3, uri, life)
+    return Lease(store, this_process(config.metrics.host), life, on_lost=_end_at_once)
+
+
+def _end_at_once(error: LeaseLost) -> None:
+    """End the process without a word to the JVM, which dies with it: no batch may be finished any more."""
+    log.critical("%s", error)
+    logging.shutdown()
+    os._exit(error.exit_code)
 
 
 def _approved(config: StreamingConfig, fields: list[EventField], store: ObjectStore) -> Start:
@@ -123,6 +152,7 @@ def _stream(
     session: SparkSession,
     start: Start,
     stop: threading.Event,
+    lease: Lease,
 ) -> int:
     from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
@@ -140,6 +170,9 @@ def _stream(
         list(event_columns(fields)),
         end_offsets=partial(checkpoint.read_end_offsets, store, start.checkpoint),
         on_dead_letters=metrics.dead_letters,
+        on_begun=metrics.batch_begun,
+        on_failed=metrics.batch_over,
+        require_lease=lease.require,
     )
     try:
         session.streams.addListener(listener.spark_listener())

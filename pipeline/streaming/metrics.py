@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 STATES = ("waiting-for-dependencies", "starting", "running", "stopping")
+BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120)
+"""Upper bounds of the histogram of batches, in seconds."""
 
 
 class StreamingMetrics:
-    """The metrics, in a registry of their own."""
+    """The metrics, in a registry of their own.
 
-    def __init__(self) -> None:
+    :param clock: seconds, for the batch under way.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last_seconds = 0.0
+        self._running: tuple[int, float] | None = None
         self.registry = CollectorRegistry()
         self._state = Gauge(
             "spark_streaming_state",
@@ -20,9 +31,21 @@ class StreamingMetrics:
             ["state"],
             registry=self.registry,
         )
-        self._batch_time = Gauge(
+        Gauge(
             "spark_streaming_batch_processing_time",
-            "Seconds that the last batch took, from its trigger to its end.",
+            "Seconds that the last batch took, from its trigger to its end; "
+            "of the batch under way if that has been running for longer.",
+            registry=self.registry,
+        ).set_function(self._batch_seconds)
+        self._durations = Histogram(
+            "spark_streaming_batch_duration_seconds",
+            "Seconds that finished batches took, from trigger to end.",
+            buckets=BUCKETS,
+            registry=self.registry,
+        )
+        self._rows = Counter(
+            "spark_streaming_rows",
+            "Messages in finished batches since the start of the job.",
             registry=self.registry,
         )
         self._last_progress = Gauge(
@@ -46,12 +69,36 @@ class StreamingMetrics:
         for name in STATES:
             self._state.labels(name).set(name == state)
 
+    def batch_begun(self, batch_id: int) -> None:
+        """Note that a batch is under way: from now on its own time may show."""
+        with self._lock:
+            self._running = (batch_id, self._clock())
+
+    def batch_over(self, batch_id: int | None = None) -> None:
+        """Note that a batch is no longer under way, finished or failed.
+
+        :param batch_id: a newer batch than this one stays under way, since the event of a batch's end
+            may come after the next one began; None for all, when the query ended.
+        """
+        with self._lock:
+            if self._running is not None and (batch_id is None or self._running[0] <= batch_id):
+                self._running = None
+
     def batch(self, batch_id: int, seconds: float, rows: int) -> None:
-        """Note a finished batch."""
+        """Note a finished batch of some messages."""
         self._batch_id.set(batch_id)
-        self._batch_time.set(seconds)
+        self._durations.observe(seconds)
+        self._rows.inc(rows)
         self._input_rows.set(rows)
+        with self._lock:
+            self._last_seconds = seconds
         self.alive()
+
+    def _batch_seconds(self) -> float:
+        with self._lock:
+            if self._running is None:
+                return self._last_seconds
+            return max(self._last_seconds, self._clock() - self._running[1])
 
     def alive(self) -> None:
         """Note that a trigger came to its end, with or without a batch."""

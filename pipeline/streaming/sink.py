@@ -74,6 +74,9 @@ class Sink:
     :param event_columns: columns of the events table.
     :param end_offsets: reads where a batch ends from the checkpoint; None for an unknown batch.
     :param on_dead_letters: told how many messages of a batch went to the dead letters.
+    :param on_begun: told of each batch that is begun; that it is done, Spark says later.
+    :param on_failed: told of each batch that was begun and failed.
+    :param require_lease: raises LeaseLost when another job may be writing; asked before each batch and each commit.
     """
 
     def __init__(
@@ -84,6 +87,9 @@ class Sink:
         event_columns: list[str],
         end_offsets: Callable[[int], EndOffsets | None],
         on_dead_letters: Callable[[int], None],
+        on_begun: Callable[[int], None] | None = None,
+        on_failed: Callable[[int], None] | None = None,
+        require_lease: Callable[[], None] | None = None,
     ) -> None:
         self._writer = writer
         self._events = events
@@ -91,6 +97,9 @@ class Sink:
         self._event_columns = event_columns
         self._end_offsets = end_offsets
         self._on_dead_letters = on_dead_letters
+        self._on_begun = on_begun
+        self._on_failed = on_failed
+        self._require_lease = require_lease or (lambda: None)
         self._stopping = threading.Event()
         self._idle = threading.Event()
         self._idle.set()
@@ -109,6 +118,7 @@ class Sink:
 
         :param judged: what :func:`pipeline.streaming.schema.judge` made of the messages.
         :raises StopRequested: the job is stopping.
+        :raises LeaseLost: the checkpoint may be another job's.
         """
         self._idle.clear()
         try:
@@ -116,8 +126,15 @@ class Sink:
             # one that is refused here.
             if self._stopping.is_set():
                 raise StopRequested("batch", str(batch_id), "no new batch while the job stops")
+            self._require_lease()
+            if self._on_begun is not None:
+                self._on_begun(batch_id)
             self._write(judged, batch_id)
             self.last_batch = batch_id
+        except BaseException:
+            if self._on_failed is not None:
+                self._on_failed(batch_id)
+            raise
         finally:
             self._idle.set()
 
@@ -129,6 +146,7 @@ class Sink:
         seen = Observation()
         observed = judged.observe(seen, fn.count("reason").alias("dead_letters"))
         events = observed.where(fn.col("reason").isNull()).select(*self._event_columns)
+        self._require_lease()
         self._writer.append(events, self._events, batch_id, note)
         if _observed(seen) == 0:
             # Nearly every batch: no second commit, and no second pass over the messages.
@@ -136,6 +154,7 @@ class Sink:
         dead = judged.where(fn.col("reason").isNotNull()).select(*DEAD_LETTER_COLUMNS)
         count = dead.count()
         if count:
+            self._require_lease()
             self._writer.append(dead, self._dead_letters, batch_id, note)
             self._on_dead_letters(count)
             log.warning("batch %d: %d messages to the dead letters", batch_id, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -10,17 +11,31 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.streamops.runbook.plugins.module_utils import catalog
+from ansible_collections.streamops.runbook.plugins.module_utils import alerting, catalog, monitoring
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = catalog.load(ROOT / "config" / "runbook")
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
+ALERTS = alerting.load(ROOT / "config" / "prometheus" / "alerts.yml").alerts
+RUNBOOK_METRICS = (
+    "kafka_server_brokertopicmetrics_messagesinpersec",
+    "kafka_consumer_lag_sum",
+    "spark_streaming_batch_processing_time",
+    "kafka_server_brokertopicmetrics_failedproducerequestspersec",
+    "minio_bucket_usage_total_bytes",
+)
 ACT_GROUPS = re.compile(r"^(act|prove)_[a-z_]+$")
 
 
 def plays(name: str) -> list[dict[str, Any]]:
-    document: list[dict[str, Any]] = yaml.safe_load((ROOT / "playbooks" / f"{name}.yml").read_text())
-    return document
+    """Return the plays of a playbook, those that it imports in their place."""
+    found: list[dict[str, Any]] = []
+    for play in yaml.safe_load((ROOT / "playbooks" / f"{name}.yml").read_text()):
+        if "ansible.builtin.import_playbook" in play:
+            found += plays(play["ansible.builtin.import_playbook"].removesuffix(".yml"))
+        else:
+            found.append(play)
+    return found
 
 
 def test_every_playbook_has_its_entry_and_page() -> None:
@@ -69,6 +84,16 @@ def test_every_scenario_is_named_by_a_procedure() -> None:
     named = {proof["scenario"] for entry in ENTRIES.values() for proof in entry.proved_by}
     there = {path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")}
     assert there == named
+
+
+def test_every_fault_is_injected_and_every_injected_one_is_described() -> None:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    described = set(yaml.safe_load((ROOT / "config" / "faults.yml").read_text())["faults"])
+    assert described == set(tables.fault_rows(ENTRIES))
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -122,6 +147,12 @@ def test_tables_are_fresh() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_watches_is_the_same_for_plan_role_and_inventory() -> None:
+    defaults = yaml.safe_load((ROOT / "roles" / "procedure" / "defaults" / "main.yml").read_text())
+    hosts = yaml.safe_load((ROOT / "inventory" / "sandbox" / "group_vars" / "monitoring.yml").read_text())
+    assert defaults["procedure_monitoring_services"] == hosts["host_services"] == list(monitoring.SERVICES)
+
+
 def test_no_component_role_names_a_runtime() -> None:
     runtimes = re.compile(r"\b(supervisord?|supervisorctl|systemd|systemctl|docker)\b")
     for path in (ROOT / "roles").rglob("*"):
@@ -142,3 +173,23 @@ def test_the_two_homes_of_python_do_not_import_each_other() -> None:
         assert "ansible" not in path.read_text(), path
     for path in (ROOT / "collections").rglob("*.py"):
         assert not re.search(r"^\s*(from|import) pipeline\b", path.read_text(), re.MULTILINE), path
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_alert_is_classed_and_answered_by_one_procedure(alert: alerting.Alert) -> None:
+    assert alert.severity in catalog.SEVERITIES
+    assert alert.component in (*alerting.COMPONENTS, alerting.BY_SERVICE)
+    assert alert.summary
+    assert len([name for name, entry in ENTRIES.items() if alert.name in entry.alerts]) == 1
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_alerts_of_the_catalog_exist(name: str) -> None:
+    assert set(ENTRIES[name].alerts) <= {alert.name for alert in ALERTS}
+
+
+@pytest.mark.parametrize("metric", RUNBOOK_METRICS)
+def test_metric_of_the_runbook_has_its_alert_and_one_for_its_absence(metric: str) -> None:
+    reading = [alert.expr for alert in ALERTS if metric in alert.expr]
+    assert any(f"absent({metric})" in expr for expr in reading)
+    assert any("absent(" not in expr for expr in reading)

@@ -60,6 +60,24 @@ class Lab:
                 self.show(line)
         return Answer(process.wait(), "".join(lines), time.monotonic() - began)
 
+    def holding(self, procedure: str) -> tuple[subprocess.Popen[bytes], str]:
+        """Start a procedure and return its process and run id once it holds the lock of the stack."""
+        process = subprocess.Popen(
+            ["ansible-playbook", f"playbooks/{procedure}.yml"],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        lock = self.root / "state" / "locks" / "stack.lock"
+        deadline = time.monotonic() + 20
+        while True:
+            holder = json.loads(lock.read_text() or "{}") if lock.exists() else {}
+            if holder.get("pid") == process.pid:
+                return process, str(holder["run"])
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
     def records(self, procedure: str) -> list[dict[str, Any]]:
         """Return the finished records of a procedure, oldest first."""
         paths = sorted((self.root / "state" / "runs").glob(f"*-{procedure}-*.finished.json"))
@@ -77,7 +95,9 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
             os.write(1, line.encode())
 
     root = ROOT / ".cache" / "lab"
-    environment = {**os.environ, "SANDBOX_ROOT": str(root), "SANDBOX_NET": "auto"}
+    # As .config/molecule/config.yml says it: both bring up the same lab.
+    own = {"SANDBOX_ROOT": str(root), "SANDBOX_NET": "auto", "SANDBOX_STORAGE_BYTES": str(1 << 30)}
+    environment = {**os.environ, **own}
     made = Lab(root, environment, show)
     first = made.play("site", live=True)
     assert first.code == 0, first.output[-5000:]

@@ -6,6 +6,7 @@ executed with success: Molecule's own recap counts differently after a failure.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from typing import Any
@@ -31,7 +32,25 @@ def molecule(lab: Lab) -> Answer:
     """Run every scenario once; each line is shown as it comes."""
     environment = {"MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache" / "molecule"), "NO_COLOR": "1"}
     (ROOT / ".cache" / "molecule" / "state.yml").unlink(missing_ok=True)
-    return lab.run("molecule", "test", "--all", live=True, more=environment)
+    answer = lab.run("molecule", "test", "--all", live=True, more=environment)
+    evidence = ROOT / ".cache" / "evidence"
+    evidence.mkdir(parents=True, exist_ok=True)
+    (evidence / "faults.json").write_text(json.dumps(measured(answer.output), indent=2) + "\n")
+    return answer
+
+
+def measured(output: str) -> dict[str, dict[str, Any]]:
+    """Return, by scenario, the first repair (procedure, seconds) and whether its verify failed without it."""
+    found: dict[str, dict[str, Any]] = {}
+    for scenario in SCENARIOS:
+        parts = re.split(rf"\[{scenario} > converge\] Executing", output, maxsplit=1)
+        if len(parts) < 2:
+            continue
+        card = re.search(r"^(\S+): completed in ([\d.]+) s", parts[1], re.MULTILINE)
+        control = len(re.findall(rf"\[{scenario} > verify\] Executed: Successful", parts[0])) == 2
+        if card:
+            found[scenario] = {"procedure": card[1], "seconds": float(card[2]), "negative_control": control}
+    return found
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

@@ -114,3 +114,20 @@ def test_a_flush_says_what_is_left() -> None:
         sender.send(event(n))
     assert sender.flush(1.0) == 1
     assert sender.acked == 2
+
+
+def test_an_event_that_is_not_taken_in_time_was_not_sent() -> None:
+    producer = FakeProducer(refuse=10**9)
+    sender = EventSender("iot-events", lambda: producer, QuickStop(), buffer_events=1)
+    sender.open()
+    assert not sender.send(event(0), timeout=0.05)
+    assert (sender.sent, sender.pending) == (0, 0)
+
+
+def test_a_buffer_that_stays_full_ends_the_wait_in_time() -> None:
+    producer = FakeProducer()
+    sender = EventSender("iot-events", lambda: producer, QuickStop(), buffer_events=1)
+    sender.open()
+    assert sender.send(event(0), timeout=5)
+    assert not sender.send(event(1), timeout=0.05)
+    assert (sender.sent, len(producer.sent)) == (1, 1)

@@ -15,6 +15,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as fn
 
+from pipeline.streaming.lease import LeaseLost
 from pipeline.streaming.schema import event_columns, event_fields, judge
 from pipeline.streaming.session import JAVA_MODULE_OPTIONS
 from pipeline.streaming.sink import Sink
@@ -187,6 +188,24 @@ def test_a_batch_that_the_events_table_has_still_brings_its_dead_letters(spark: 
     tables = FakeTables(has_events=True)
     assert run(spark, tables, [event(), b"x"]) == [1]
     assert tables.written == {"dead": [1]}
+
+
+def test_a_lease_that_is_lost_inside_a_batch_keeps_its_commit_away(spark: SparkSession) -> None:
+    tables = FakeTables()
+    answers = [None, None, LeaseLost("lease", "gone")]
+
+    def require() -> None:
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    sink = Sink(
+        tables, "events", "dead", list(event_columns(FIELDS)), lambda _: None, lambda _: None, require_lease=require
+    )
+    with pytest.raises(LeaseLost):
+        sink(judge(messages(spark, [event(), b"x"]), FIELDS, LIMIT), 7)
+    assert tables.written == {"events": [0]}
+    assert sink.last_batch == -1
 
 
 def test_the_java_options_are_those_of_sparks_launcher() -> None:

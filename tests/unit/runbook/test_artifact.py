@@ -11,19 +11,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.streamops.runbook.plugins.module_utils import artifact as subject
 from ansible_collections.streamops.runbook.plugins.module_utils.artifact import (
     Artifact,
     ArtifactStore,
-    GoProgram,
+    DebianPackages,
+    GoModule,
     MavenBundle,
     Tools,
     load_catalog,
     local_tools,
 )
+from ansible_collections.streamops.runbook.plugins.module_utils.artifact import base as subject
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     ArtifactError,
     DeadlineExceeded,
@@ -38,18 +40,19 @@ BUNDLE = MavenBundle(
     directory="libs",
     sums={name: hashlib.sha256(data).hexdigest() for name, data in JARS.items()},
 )
-PROGRAM = GoProgram(
+PROGRAM = GoModule(
     name="program",
     version="2.0",
     module="example.org/program",
     module_version="v2.0.0",
     module_sum="h1:right",
     go_version="1.24",
-    binary="bin/program",
+    programs={"bin/program": "."},
     link_strings={"example.org/program.Version": "2.0"},
     expected_minutes=1,
 )
-CATALOG: dict[str, Artifact] = {BUNDLE.name: BUNDLE, PROGRAM.name: PROGRAM}
+SUITE = replace(PROGRAM, name="suite", programs={"bin/server": "./cmd/server", "bin/tool": "./cmd/tool"})
+CATALOG: dict[str, Artifact] = {artifact.name: artifact for artifact in (BUNDLE, PROGRAM, SUITE)}
 
 
 class FakeTools:
@@ -63,17 +66,18 @@ class FakeTools:
         }
         self.jars = dict(JARS)
         self.module_sum = "h1:right"
+        self.answers: dict[str, str] = {}
         self.exit_code = 0
         self.commands: list[list[str]] = []
         self.environments: list[dict[str, str]] = []
         self.before_work: Callable[[], None] = lambda: None
 
     def tools(self) -> Tools:
-        return Tools(which=self.programs.get, capture=self.capture, run=self.run)
+        return Tools(which=self.programs.get, capture=self.capture, run=self.run, release=dict)
 
     def capture(self, command: Sequence[str]) -> tuple[int, str]:
         if command[1] == "--version":
-            return 0, "program version 2.0\n"
+            return 0, self.answers.get(Path(command[0]).name, "program version 2.0\n")
         return 0, self.versions[Path(command[0]).name] + "\n"
 
     def run(
@@ -95,7 +99,7 @@ class FakeTools:
             return 0, "go: downloading\n" + json.dumps({"Sum": self.module_sum, "Dir": str(folder)})
         if command[1] == "build":
             target = Path(command[command.index("-o") + 1])
-            target.parent.mkdir()
+            target.parent.mkdir(exist_ok=True)
             target.write_bytes(b"a program")
             return 0, ""
         option = next(part for part in command if part.startswith("-DoutputDirectory="))
@@ -227,6 +231,56 @@ def test_a_module_of_another_hash_is_never_built(store: ArtifactStore, fake: Fak
     assert not store.path(PROGRAM).exists()
 
 
+def test_a_module_may_yield_several_programs(store: ArtifactStore, fake: FakeTools) -> None:
+    home = store.ensure(["suite"])[0].path
+    builds = [command for command in fake.commands if command[1] == "build"]
+    assert [command[-1] for command in builds] == ["./cmd/server", "./cmd/tool"]
+    manifest = json.loads((home / "manifest.json").read_text())
+    assert manifest["files"] == dict.fromkeys(SUITE.programs, hashlib.sha256(b"a program").hexdigest())
+    (home / "bin" / "tool").write_bytes(b"a Program")
+    with pytest.raises(ArtifactError, match=r"bin/tool: found sha256"):
+        store.ensure(["suite"])
+
+
+@pytest.mark.parametrize("name", ["server", "tool"])
+def test_each_program_must_say_its_version(store: ArtifactStore, fake: FakeTools, name: str) -> None:
+    fake.answers[name] = f"{name}, version (devel)"
+    with pytest.raises(ArtifactError, match=rf"{name} --version: found exit code 0, {name}, version \(devel\)"):
+        store.ensure(["suite"])
+    assert not store.path(SUITE).exists()
+
+
+def test_the_packages_of_a_module_belong_to_its_recipe() -> None:
+    assert SUITE.recipe != PROGRAM.recipe
+    assert replace(SUITE, programs={"bin/server": "./cmd/server"}).recipe != SUITE.recipe
+
+
+def test_the_newest_toolchain_that_any_of_them_needs_is_asked_for(tmp_path: Path, fake: FakeTools) -> None:
+    modules: dict[str, Artifact] = {
+        "old": replace(PROGRAM, name="old"),
+        "new": replace(PROGRAM, name="new", go_version="1.27"),
+    }
+    store = ArtifactStore(modules, tmp_path, tools=fake.tools(), environment={})
+    with pytest.raises(ArtifactError, match=r"go1\.26\.8 linux/amd64, expected Go 1\.27 or newer"):
+        store.ensure(["old", "new"])
+
+
+@pytest.mark.parametrize("stray", ["libs/link.jar", "more"])
+def test_a_stray_link_is_refused_whatever_it_points_at(store: ArtifactStore, tmp_path: Path, stray: str) -> None:
+    (store.ensure(["bundle"])[0].path / stray).symlink_to(tmp_path)
+    with pytest.raises(ArtifactError, match="does not belong here"):
+        store.ensure(["bundle"])
+
+
+def test_a_link_is_no_file_even_to_the_same_bytes(store: ArtifactStore, tmp_path: Path) -> None:
+    jar = store.ensure(["bundle"])[0].path / "libs" / "a.jar"
+    copy = tmp_path / "copy.jar"
+    jar.rename(copy)
+    jar.symlink_to(copy)
+    with pytest.raises(ArtifactError, match=rf"a\.jar: found link to {copy}, expected sha256"):
+        store.ensure(["bundle"])
+
+
 def test_no_setting_of_the_user_changes_the_build(store: ArtifactStore, fake: FakeTools) -> None:
     store.ensure(["program"])
     for environment in fake.environments:
@@ -293,7 +347,7 @@ def test_leftovers_of_a_killed_run_are_removed(store: ArtifactStore) -> None:
 
 
 def test_an_unknown_name_lists_the_known(store: ArtifactStore) -> None:
-    with pytest.raises(ArtifactError, match="expected bundle, program"):
+    with pytest.raises(ArtifactError, match="expected bundle, program, suite"):
         store.ensure(["bundel"])
 
 
@@ -391,17 +445,43 @@ class TestCatalog:
 
     def test_the_committed_one_is_whole(self) -> None:
         catalog = load_catalog(ROOT / "config" / "artifacts.yml")
-        kafka, spark, minio = (catalog[name] for name in ("kafka", "spark-connectors", "minio"))
-        assert isinstance(kafka, MavenBundle)
-        assert isinstance(spark, MavenBundle)
-        assert isinstance(minio, GoProgram)
-        assert (len(kafka.sums), len(spark.sums)) == (54, 43)
-        assert minio.module_sum.startswith("h1:")
-        assert all(isinstance(value, str) for value in minio.link_strings.values())
-        assert kafka.pom.is_file()
-        assert spark.pom.is_file()
+        bundles = {name: artifact for name, artifact in catalog.items() if isinstance(artifact, MavenBundle)}
+        modules = [artifact for artifact in catalog.values() if isinstance(artifact, GoModule)]
+        assert {name: len(bundle.sums) for name, bundle in bundles.items()} == {
+            "kafka": 54,
+            "jmx-exporter": 1,
+            "spark-connectors": 43,
+        }
+        assert all(bundle.pom.is_file() for bundle in bundles.values())
+        assert {program for module in modules for program in module.programs} == {
+            "bin/minio",
+            "bin/alertmanager",
+            "bin/amtool",
+            "bin/node_exporter",
+        }
+        for module in modules:
+            assert module.module_sum.startswith("h1:")
+            assert all(isinstance(value, str) for value in module.link_strings.values())
 
-    @pytest.mark.parametrize("name", ["kafka", "spark-connectors"])
+    def test_the_packages_are_those_of_the_version_that_the_folder_is_named_for(self) -> None:
+        prometheus = load_catalog(ROOT / "config" / "artifacts.yml")["prometheus"]
+        assert isinstance(prometheus, DebianPackages)
+        (own,) = [file for file in prometheus.sums if file.startswith("prometheus_")]
+        assert own.startswith(f"prometheus_{prometheus.version}+")
+
+    def test_a_minio_that_was_built_before_stays_good(self) -> None:
+        minio = load_catalog(ROOT / "config" / "artifacts.yml")["minio"]
+        assert isinstance(minio, GoModule)
+        # What caches hold that were filled before a module could yield several programs.
+        assert minio.recipe == "e530d796f87d163866a9a48840080c302a9afff2858f01939ef424a762d15dea"
+
+    def test_a_relative_one_names_its_files_wherever_a_client_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(ROOT)
+        kafka = load_catalog(Path("config/artifacts.yml"))["kafka"]
+        assert isinstance(kafka, MavenBundle)
+        assert kafka.pom.is_absolute()
+
+    @pytest.mark.parametrize("name", ["jmx-exporter", "kafka", "spark-connectors"])
     def test_every_jar_that_a_pom_names_is_in_its_list(self, name: str) -> None:
         bundle = load_catalog(ROOT / "config" / "artifacts.yml")[name]
         assert isinstance(bundle, MavenBundle)
@@ -417,7 +497,12 @@ class TestCatalog:
             ("artifacts: {x: {version: '1'}}", "malformed"),
             ("[]", "malformed"),
             ("artifacts: [", "malformed"),
-            ("artifacts: {x: {kind: ftp}}", "kind 'ftp'"),
+            ("artifacts: {x: {kind: ftp}}", "kind 'ftp', expected kind maven or go or debian"),
+            (
+                "artifacts: {x: {kind: go, version: '1', module: m, module_version: v, module_sum: s,"
+                " go_version: '1.24', programs: bin/x, link_strings: {}, expected_minutes: 1}}",
+                "malformed",
+            ),
         ],
     )
     def test_a_malformed_one_is_named(self, tmp_path: Path, text: str, expected: str) -> None:

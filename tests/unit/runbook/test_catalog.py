@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,15 @@ def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "2.yml").write_text(text)
     with pytest.raises(Refused, match="catalog entry a"):
         catalog.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "seconds"), [(None, None), ("*/15 * * * *", 900.0), ("0 7 * * *", 86400.0), ("0 6 * * 1", 604800.0)]
+)
+def test_a_schedule_says_how_long_it_may_be_until_the_next_run(schedule: str | None, seconds: float | None) -> None:
+    assert dataclasses.replace(procedure(), schedule=schedule).period_seconds() == seconds
+
+
+def test_an_empty_value_is_refused_by_name() -> None:
+    with pytest.raises(Refused, match="extra variable kafka_heap: found an empty value"):
+        procedure().check_parameters({"kafka_heap": ""}, known=("kafka_heap",))

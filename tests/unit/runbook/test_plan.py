@@ -160,3 +160,32 @@ def test_settle_never_acts_twice_on_one_service() -> None:
         ]
     }
     assert plan.settle(acted, [bad("kafka", "kafka-1")], 1.0) == ([], [])
+
+
+def watched() -> list[dict[str, Any]]:
+    names = ("prometheus", "alertmanager", "node-exporter", "pipeline-exporter", "inbox")
+    return [service(name, "monitoring-1") for name in names]
+
+
+def test_what_watches_stays_up_while_the_rest_is_restarted() -> None:
+    made = make([*stack(), *watched()], [], intent="restart")
+    assert "monitoring-1" not in {action.host for action in made.actions}
+
+
+def test_what_watches_is_restarted_last_to_stop_and_beside_the_boot_of_kafka_where_the_procedure_says_so() -> None:
+    made = make([*stack(), *watched()], [], intent="restart", restart_monitoring=True)
+    (row,) = [row for row in made.as_dict()["hosts"] if row["host"] == "monitoring-1"]
+    assert len(row["stop"]) == len(row["watch"]) == 5
+    assert row["early"] == row["late"] == []
+    assert {action.service for action in make(watched(), [], intent="stop").actions} == set(row["stop"])
+
+
+def test_dead_monitoring_is_brought_back_by_a_recovery() -> None:
+    services = [*stack(), *({**info, "state": "stopped"} for info in watched())]
+    assert verbs(make(services, [])) == [("start", "monitoring-1")] * 5
+
+
+def test_a_target_that_is_not_scraped_restarts_nobody() -> None:
+    made = make([*stack(), *watched()], [bad("prometheus", check="prometheus.targets", seen="11 targets up")])
+    assert verbs(made) == [("wait", "")]
+    assert made.as_dict()["waits"] == ["monitoring"]

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from ansible_collections.streamops.runbook.plugins.module_utils import runtime
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
-from ansible_collections.streamops.runbook.plugins.module_utils.runtime import supervisor
+from ansible_collections.streamops.runbook.plugins.module_utils.runtime import supervisor, supervisord_main
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.supervisor import (
     SupervisorRuntime,
 )
@@ -31,6 +31,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     ServiceInfo,
     parse_definition,
 )
+from prometheus_client.parser import text_string_to_metric_families
 
 SLEEP = "import time; time.sleep(300)"
 
@@ -290,9 +291,156 @@ def test_a_program_that_keeps_dying_later_ends_fatal_too(host: Host) -> None:
     code = f"import time; open({str(runs)!r}, 'a').write('x'); time.sleep(0.8); raise SystemExit(4)"
     definition = host.running(code, start_seconds=0, restart={"retries": 2})
     info = host.wait(definition, lambda info: info["state"] == "fatal", 20)
-    assert "ended 3 times within 600 s" in info["detail"]
+    assert info["detail"] == "ended 3 times in 600 s, last exit code 4"
     assert info["exit_code"] == 4
     assert runs.read_text() == "xxx"
+
+
+def crashing(host: Host, **restart: Any) -> ServiceDefinition:
+    """A program that notes when it was started, lives past its start time, and kills itself."""
+    runs = host.root / "runs"
+    code = (
+        f"import os,time; open({str(runs)!r},'a').write(f'{{time.time()}}\\n');time.sleep(0.3); os.kill(os.getpid(), 9)"
+    )
+    return host.define(code, start_seconds=0, restart={"retries": 10, **restart})
+
+
+def runs_of(host: Host) -> list[float]:
+    return [float(line) for line in (host.root / "runs").read_text().split()]
+
+
+def test_the_last_allowed_crash_in_the_window_ends_it_and_a_start_counts_anew(host: Host) -> None:
+    definition = crashing(host, crashes=3, window_seconds=900)
+    host.runtime.deploy(definition)
+    for round_ in (1, 2):
+        with contextlib.suppress(ServiceError):
+            host.runtime.start(definition.ref)
+        info = host.wait(definition, lambda info: info["state"] == "fatal", 20)
+        assert info["detail"] == "ended 3 times in 900 s, last signal 9"
+        assert info["exit_code"] == -9
+        assert len(runs_of(host)) == 3 * round_
+    # It came back at once after the first end, and later after the second.
+    first, second, third = runs_of(host)[:3]
+    assert second - first < supervisord_main.PAUSE_SECONDS
+    assert third - second > supervisord_main.PAUSE_SECONDS
+    time.sleep(supervisord_main.PAUSE_SECONDS + 1)
+    assert len(runs_of(host)) == 6
+    assert host.runtime.info(definition.ref)["state"] == "fatal"
+
+
+def test_crashes_before_the_start_is_over_count_as_well(host: Host) -> None:
+    definition = host.define("raise SystemExit(137)", start_seconds=30, restart={"crashes": 2, "window_seconds": 60})
+    host.runtime.deploy(definition)
+    # Whether the first end falls into the moment for which a start looks on is a matter of luck.
+    with contextlib.suppress(ServiceError):
+        host.runtime.start(definition.ref)
+    info = host.wait(definition, lambda info: info["state"] == "fatal", 15)
+    assert info["detail"] == "ended 2 times in 60 s, last exit code 137"
+
+
+def test_crashes_further_apart_than_the_window_go_on(host: Host) -> None:
+    definition = crashing(host, crashes=2, window_seconds=1)
+    sleeper = str(definition.command[2]).replace("sleep(0.3)", "sleep(1.5)")
+    definition = host.define(sleeper, start_seconds=0, restart={"retries": 1, "crashes": 2, "window_seconds": 1})
+    host.runtime.deploy(definition)
+    host.runtime.start(definition.ref)
+    host.wait(definition, lambda _: len(runs_of(host)) >= 4, 20)
+    assert host.runtime.info(definition.ref)["state"] != "fatal"
+
+
+def test_a_stop_between_crashes_clears_the_count(host: Host) -> None:
+    definition = host.running(start_seconds=0, restart={"crashes": 2, "window_seconds": 900})
+    for _ in range(3):
+        before = host.wait(definition, lambda info: info["state"] == "running")
+        os.kill(pid_of(before), signal.SIGKILL)
+        host.wait(definition, lambda info, pid=before["pid"]: info["pid"] not in (None, pid))  # type: ignore[misc]
+        host.runtime.restart(definition.ref)
+
+
+def metrics_of(host: Host) -> dict[tuple[str, str, str | None], float]:
+    text = (host.root / supervisord_main.METRICS).read_text()
+    return {
+        (sample.name, sample.labels["service"], sample.labels.get("state")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels["host"] == "clock-1"
+    }
+
+
+def test_states_and_starts_are_written_for_an_exporter(host: Host) -> None:
+    first = host.running(start_seconds=0)
+    second = host.running(name="bell", start_seconds=0, restart={"policy": "never"})
+    os.kill(pid_of(host.wait(first, lambda i: i["state"] == "running")), signal.SIGKILL)
+    os.kill(pid_of(host.wait(second, lambda i: i["state"] == "running")), signal.SIGKILL)
+
+    def settled(_: ServiceInfo) -> bool:
+        seen = metrics_of(host)
+        return (
+            seen["runbook_service_starts_total", "clock", None] == 2
+            and seen["runbook_service_state", "clock", "running"] == 1
+            and seen["runbook_service_state", "bell", "exited"] == 1
+        )
+
+    host.wait(first, settled, 15)
+    seen = metrics_of(host)
+    assert seen["runbook_service_starts_total", "bell", None] == 1
+    for service in ("clock", "bell"):
+        states = {state: value for (name, whose, state), value in seen.items() if state and whose == service}
+        assert sorted(states) == sorted(supervisord_main.STATES)
+        assert sum(states.values()) == 1
+    path = host.root / supervisord_main.METRICS
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.parent.stat().st_mode & 0o777 == 0o755
+    assert path.parent.parent.stat().st_mode & 0o777 == 0o755
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_the_states_are_written_while_nothing_happens_and_stay_after_the_end(host: Host) -> None:
+    definition = host.running(start_seconds=0)
+    path = host.root / supervisord_main.METRICS
+    host.wait(definition, lambda info: info["state"] == "running")
+    before = path.stat().st_mtime_ns
+    host.wait(definition, lambda _: path.stat().st_mtime_ns > before, 10)
+    host.runtime.restart(definition.ref)
+    assert metrics_of(host)["runbook_service_starts_total", "clock", None] == 2
+    host.runtime.stop(definition.ref)
+    assert metrics_of(host)["runbook_service_state", "clock", "stopped"] == 1
+
+
+def test_metrics_that_cannot_be_written_disturb_nobody(host: Host) -> None:
+    # Not even root can make a folder there.
+    (host.root / "state").write_text("in the way")
+    definition = host.running(start_seconds=0)
+    os.kill(pid_of(host.wait(definition, lambda i: i["state"] == "running")), signal.SIGKILL)
+    time.sleep(6)
+    assert host.wait(definition, lambda info: info["state"] == "running")["pid"]
+    said = (host.root / "log" / "supervisord.log").read_text()
+    assert said.count("no metrics") == 1
+
+
+def test_an_outdated_supervisord_is_replaced_by_an_explicit_restart_alone(host: Host) -> None:
+    first = host.running()
+    second = host.running(name="bell")
+    old = host.supervisord(first)
+    launcher = host.root / supervisor.LAUNCHER
+    launcher.write_text("# of an older deployment\n" + launcher.read_text())
+    pid = host.runtime.info(first.ref)["pid"]
+    assert host.runtime.start(first.ref).did == []
+    assert not host.runtime.info(first.ref)["restart_needed"]
+    # Another service needs it: it stays.
+    assert host.runtime.restart(second.ref).did == ["stop bell", "start bell"]
+    assert host.supervisord(first).pid == old.pid
+    assert host.runtime.info(first.ref)["pid"] == pid
+    host.runtime.stop(second.ref)
+    did = host.runtime.restart(first.ref).did
+    assert did == [
+        "stop clock",
+        "end outdated supervisord of clock-1",
+        "start supervisord of clock-1",
+        "start clock",
+    ]
+    assert gone(old.pid)
+    assert host.runtime.restart(first.ref).did == ["stop clock", "start clock"]
 
 
 def test_an_end_by_signal_is_told_as_a_negative_code(host: Host) -> None:
@@ -483,3 +631,49 @@ def test_a_program_that_does_not_exist_is_named(host: Host) -> None:
     host.runtime.deploy(definition)
     with pytest.raises(ServiceError, match="clock on clock-1"):
         host.runtime.start(definition.ref)
+
+
+RELOADS = (
+    "import signal, sys, time\n"
+    "def read(*_):\n"
+    "    with open('read', 'a') as out:\n"
+    "        out.write(open('etc/clock.conf').read() + ' ')\n"
+    "signal.signal(signal.SIGHUP, read)\n"
+    "read()\n"
+    "while True: time.sleep(0.05)\n"
+)
+
+
+def test_a_changed_file_is_read_by_a_signal_once_and_by_the_same_process(host: Host) -> None:
+    def conf(content: str) -> dict[str, Any]:
+        file = {"path": "etc/clock.conf", "content": content, "reloads": True}
+        return {"files": [file], "reload_signal": "HUP"}
+
+    program = "exec(open('clock.py').read())"
+    (host.root / "clock.py").write_text(RELOADS)
+    definition = host.running(program, **conf("one"))
+    before = host.runtime.info(definition.ref)
+    assert not before["reload_needed"]
+    assert host.runtime.reload(definition.ref).did == []
+    host.runtime.deploy(host.define(program, **conf("two")))
+    needed = host.runtime.info(definition.ref)
+    assert (needed["reload_needed"], needed["restart_needed"]) == (True, False)
+    assert host.runtime.reload(definition.ref, check=True).did == ["reload clock"]
+    assert host.runtime.reload(definition.ref).did == ["reload clock"]
+    after = host.wait(definition, lambda info: (host.root / "read").read_text() == "one two ")
+    assert after["pid"] == before["pid"]
+    assert not after["reload_needed"]
+    assert host.runtime.reload(definition.ref).did == []
+    host.runtime.restart(definition.ref)
+    assert not host.runtime.info(definition.ref)["reload_needed"]
+
+
+def test_a_file_that_was_damaged_by_hand_and_put_right_is_read_again(host: Host) -> None:
+    file = {"path": "etc/clock.conf", "content": "one", "reloads": True}
+    (host.root / "clock.py").write_text(RELOADS)
+    definition = host.running("exec(open('clock.py').read())", files=[file], reload_signal="HUP")
+    (host.root / "etc/clock.conf").write_text("damaged")
+    assert host.runtime.deploy(definition).did
+    assert host.runtime.info(definition.ref)["reload_needed"]
+    assert host.runtime.reload(definition.ref).did == ["reload clock"]
+    assert not host.runtime.info(definition.ref)["reload_needed"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.streamops.runbook.plugins.module_utils import service
+from ansible_collections.streamops.runbook.plugins.module_utils import service, service_files
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
 
 CANARY = "Zk9Canary7Secret42xyz"
@@ -70,6 +71,11 @@ def definition(folder: Path, /, **changes: Any) -> dict[str, Any]:
         ({"restart": {"success_exit_codes": [256]}}, "success_exit_codes[0]: found 256"),
         ({"restart": {"retries": -1}}, "service clock.restart.retries: found -1"),
         ({"restart": {"tries": 1}}, "service clock.restart.tries: found an unknown field"),
+        ({"restart": {"crashes": 0, "window_seconds": 9}}, "service clock.restart.crashes: found 0"),
+        ({"restart": {"crashes": "3", "window_seconds": 9}}, "a number from 1 to 1000"),
+        ({"restart": {"crashes": 3, "window_seconds": 0}}, "service clock.restart.window_seconds: found 0"),
+        ({"restart": {"crashes": 3}}, "service clock.restart.window_seconds: found nothing"),
+        ({"restart": {"window_seconds": 900}}, "service clock.restart.crashes: found nothing"),
         ({"init": {"command": ["x"], "creates": "/abs"}}, "service clock.init.creates"),
         ({"init": {"creates": "data/x"}}, "service clock.init.command"),
         ({"file": []}, "definition.file: found an unknown field"),
@@ -119,6 +125,23 @@ def test_the_digest_covers_what_a_process_is_started_from(tmp_path: Path) -> Non
     assert service.parse_definition(definition(tmp_path)).digest == base.digest
 
 
+def test_the_digest_knows_the_limit_of_crashes_only_where_there_is_one(tmp_path: Path) -> None:
+    plain, limited = (
+        service.parse_definition(definition(tmp_path, restart={"retries": 3, **limit}))
+        for limit in ({}, {"crashes": 3, "window_seconds": 900})
+    )
+    assert plain.restart.crashes is None
+    assert limited.restart == dataclasses.replace(plain.restart, crashes=3, window_seconds=900)
+    assert limited.digest != plain.digest
+
+
+def test_an_update_of_the_project_asks_for_no_restart_by_itself() -> None:
+    # The digest that the first release gave this definition: a field that came later and is not used
+    # may not change it.
+    fixed = definition(Path("/srv/clock-1"), command=["clock"], restart={"retries": 3})
+    assert service.parse_definition(fixed).digest == "6848f7e6f1642636"
+
+
 def test_the_digest_leaves_out_what_no_process_reads(tmp_path: Path) -> None:
     data = definition(tmp_path)
     base = service.parse_definition(data)
@@ -135,22 +158,22 @@ def test_the_stored_definition_holds_no_contents(tmp_path: Path) -> None:
 
 def test_files_are_planned_applied_and_then_the_same(tmp_path: Path) -> None:
     parsed = service.parse_definition(definition(tmp_path))
-    plan = service.plan_files(parsed, [])
+    plan = service_files.plan_files(parsed, [])
     assert not (tmp_path / "etc").exists()
     assert any("etc/clock.conf" in line for line in plan.summary())
-    service.apply_files(plan)
+    service_files.apply_files(plan)
     assert (tmp_path / "etc/clock.conf").read_text() == "tick=1\n"
     assert (tmp_path / "etc/secret.conf").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "data").is_dir()
-    assert not service.plan_files(parsed, [])
+    assert not service_files.plan_files(parsed, [])
 
 
 def test_a_difference_shows_contents_unless_they_are_sensitive(tmp_path: Path) -> None:
-    service.apply_files(service.plan_files(service.parse_definition(definition(tmp_path)), []))
+    service_files.apply_files(service_files.plan_files(service.parse_definition(definition(tmp_path)), []))
     changed = definition(tmp_path)
     changed["files"][0]["content"] = "tick=2\n"
     changed["files"][1]["content"] = "password=AnotherCanary1234567\n"
-    plan = service.plan_files(service.parse_definition(changed), [])
+    plan = service_files.plan_files(service.parse_definition(changed), [])
     shown = json.dumps(plan.diff)
     assert "tick=1" in shown
     assert "tick=2" in shown
@@ -161,33 +184,33 @@ def test_a_difference_shows_contents_unless_they_are_sensitive(tmp_path: Path) -
 
 def test_changed_permissions_and_contents_on_the_host_are_put_right(tmp_path: Path) -> None:
     parsed = service.parse_definition(definition(tmp_path))
-    service.apply_files(service.plan_files(parsed, []))
+    service_files.apply_files(service_files.plan_files(parsed, []))
     (tmp_path / "etc/secret.conf").chmod(0o644)
     (tmp_path / "etc/clock.conf").write_text("by hand\n")
-    plan = service.plan_files(parsed, [])
+    plan = service_files.plan_files(parsed, [])
     assert len(plan.writes) == 2
-    service.apply_files(plan)
+    service_files.apply_files(plan)
     assert (tmp_path / "etc/secret.conf").stat().st_mode & 0o777 == 0o600
-    assert not service.plan_files(parsed, [])
+    assert not service_files.plan_files(parsed, [])
 
 
 def test_a_file_that_left_the_definition_leaves_the_host(tmp_path: Path) -> None:
-    service.apply_files(service.plan_files(service.parse_definition(definition(tmp_path)), []))
+    service_files.apply_files(service_files.plan_files(service.parse_definition(definition(tmp_path)), []))
     (tmp_path / "etc/by-hand").write_text("not ours")
     less = definition(tmp_path)
     del less["files"][0]
-    service.apply_files(service.plan_files(service.parse_definition(less), []))
+    service_files.apply_files(service_files.plan_files(service.parse_definition(less), []))
     assert not (tmp_path / "etc/clock.conf").exists()
     assert (tmp_path / "etc/by-hand").exists()
 
 
 def test_a_damaged_record_is_named_and_replaced_by_the_next_deployment(tmp_path: Path) -> None:
     parsed = service.parse_definition(definition(tmp_path))
-    service.apply_files(service.plan_files(parsed, []))
+    service_files.apply_files(service_files.plan_files(parsed, []))
     (parsed.ref.folder / "definition.json").write_text("{")
     with pytest.raises(ServiceError, match=r"definition\.json: found no JSON"):
         service.stored_definition(parsed.ref)
-    service.apply_files(service.plan_files(parsed, []))
+    service_files.apply_files(service_files.plan_files(parsed, []))
     stored = service.stored_definition(parsed.ref)
     assert stored is not None
     assert stored["digest"] == parsed.digest
@@ -202,7 +225,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path, monk
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ServiceError, match="No space left on device"):
-        service.write_atomic(target, "new", 0o640)
+        service_files.write_atomic(target, "new", 0o640)
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

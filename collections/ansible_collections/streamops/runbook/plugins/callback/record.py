@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -22,6 +23,7 @@ from ansible.vars.hostvars import HostVars
 from ansible_collections.streamops.runbook.plugins.module_utils import catalog, provenance, runs
 from ansible_collections.streamops.runbook.plugins.module_utils.card import render
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
+from ansible_collections.streamops.runbook.plugins.module_utils.private import refuse_open_secrets
 
 DOCUMENTATION = """
     name: record
@@ -69,6 +71,7 @@ class CallbackModule(CallbackBase):
         self._run: runs.Run | None = None
         self._locks: runs.Locks | None = None
         self._procedure: catalog.Procedure | None = None
+        self._entries: dict[str, catalog.Procedure] = {}
         self._started_clock = 0.0
         self._phase = "check"
         self._phase_clock = 0.0
@@ -79,6 +82,7 @@ class CallbackModule(CallbackBase):
         self._finished = threading.Event()
         self._state = Path()
         self._scratch: Path | None = None
+        self._contacts: Mapping[str, Any] = {}
 
     def _active(self) -> tuple[runs.Run, catalog.Procedure]:
         if self._run is None or self._procedure is None:
@@ -101,17 +105,18 @@ class CallbackModule(CallbackBase):
             self._end_early("failed", RunbookError("the record of this run", f"{type(error).__name__}: {error}"))
 
     def _begin(self, path: Path, playbook: Any) -> None:
-        entries = catalog.load(PROJECT / "config" / "runbook")
+        entries = self._entries = catalog.load(PROJECT / "config" / "runbook")
         if path.stem not in entries:
             raise Refused(f"playbook {path.name}", "no entry in the catalog", "an entry in config/runbook")
         procedure = self._procedure = entries[path.stem]
         play = playbook.get_plays()[0]
         manager = play.get_variable_manager()
-        extra = dict(manager.extra_vars)
         # Ansible makes hostvars only when the first play begins; the inventory's own values need them before.
         HostVars(inventory=manager._inventory, variable_manager=manager, loader=playbook._loader)
         variables = manager.get_vars(play=play, host=manager._inventory.get_host("localhost"))
         templar = Templar(loader=playbook._loader, variables=variables)
+        # As the plays will see them: an extra variable may itself be a template.
+        extra = {name: templar.template(text) for name, text in manager.extra_vars.items()}
 
         def value(name: str) -> Any:
             return templar.template(variables[name]) if name in variables else None
@@ -129,15 +134,33 @@ class CallbackModule(CallbackBase):
                     "name its hosts in the inventory",
                 )
         marker = value("runbook_marker")
-        if not procedure.deploys and (not marker or not Path(marker).is_file()):
+        if not procedure.founds and (not marker or not Path(marker).is_file()):
             raise Refused(
                 "deployment",
                 f"nothing deployed ({marker} is missing)",
                 "a deployed pipeline",
                 "make up",
             )
+        self._contacts = value("runbook_notices") or {}
+        self._check_credentials(value("runbook_credentials_file"), Path(marker or "").is_file())
         self._take_locks(procedure, extra)
         self._start_clocks(procedure)
+
+    @staticmethod
+    def _check_credentials(path: str | None, deployed: bool) -> None:
+        """Refuse to go on with secrets that others could have read, or that a deployment has lost."""
+        if not path or not deployed:
+            return
+        try:
+            mode = stat.S_IMODE(Path(path).stat().st_mode)
+        except FileNotFoundError:
+            raise Refused(
+                f"credentials {path}",
+                "no such file",
+                "the file that the services were deployed with",
+                "put it back from a backup; new ones would lock everybody out",
+            ) from None
+        refuse_open_secrets(path, mode)
 
     @staticmethod
     def _known_names(manager: Any, inventory: Any) -> set[str]:
@@ -166,7 +189,7 @@ class CallbackModule(CallbackBase):
                 "name it in the inventory",
             )
         check = bool(context.CLIARGS["check"])
-        if not (marker and Path(marker).is_file()) and (check or not procedure.deploys):
+        if not (marker and Path(marker).is_file()) and (check or not procedure.founds):
             # Nothing is deployed: a plan or a refusal must leave nothing behind there either.
             state = tempfile.mkdtemp(prefix="runbook-")
             atexit.register(self._remove_scratch, state, os.getpid())
@@ -233,17 +256,19 @@ class CallbackModule(CallbackBase):
         run, _ = self._active()
         if run.started["check"]:
             return
-        self._locks = runs.Locks(self._state / "locks")
+        locks = self._locks = runs.Locks(self._state / "locks")
         try:
-            self._locks.take(procedure.locks, run.id, procedure.name)
+            locks.take(procedure.locks, run.id, procedure.name)
         except runs.Locked as locked:
             if "takeover" not in extra:
                 raise
             runs.take_over(locked, str(extra["takeover"]))
-            self._locks.take(procedure.locks, run.id, procedure.name)
+            # The task that the ended run had in flight lets go of them when it ends.
+            locks.take(procedure.locks, run.id, procedure.name, patience=60.0)
         if procedure.locks:
             run.data["interrupted_before"] = runs.close_interrupted(run.folder)
             for left in run.data["interrupted_before"]:
+                self._publish({**left, "status": "interrupted"})
                 done = "; ".join(left["done"]) or "nothing yet"
                 self._say(f"Run {left['run']} was interrupted in phase {left['phase']}; it had done: {done}.")
 
@@ -261,7 +286,8 @@ class CallbackModule(CallbackBase):
     def _deadline(self, _signal: int, _frame: Any) -> None:
         run, procedure = self._active()
         text = f"deadline of {procedure.deadline} s passed in phase {self._phase}"
-        run.finish("failed", **self._collected(), failures=[*self._failures, {"message": text}])
+        record = run.finish("failed", **self._collected(), failures=[*self._failures, {"message": text}])
+        self._publish(record)
         os.write(2, f"\n{procedure.name}: {text}; record: {run.finished_path}\n".encode())
         # SIGTERM and not an exception: measured, an exception here lets late effects through.
         os.kill(os.getpid(), signal.SIGTERM)
@@ -279,6 +305,22 @@ class CallbackModule(CallbackBase):
                     # os.write takes no lock that a forked worker could inherit while it is held.
                     os.write(1, b"    ... " + line + b"\n")
 
+    def _publish(self, record: Mapping[str, Any]) -> None:
+        """Give the figures of a run to those who watch; that they can't be written ends no run."""
+        # Of its own procedure: a run that was interrupted may have been another than the one that closes its record.
+        procedure = self._entries.get(str(record["procedure"]))
+        if procedure is None or record.get("check") or self._scratch is not None or not self._state.is_dir():
+            return
+        try:
+            # Loaded at the end of a run that is published, and not at the start of every play on this machine.
+            from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
+            from ansible_collections.streamops.runbook.plugins.module_utils.announcement import announce
+
+            run_metrics.record(self._state / "metrics", record, time.time(), procedure.period_seconds())
+            announce(record, procedure, self._state / "spool", self._contacts, PROJECT)
+        except Exception as error:  # noqa: BLE001  nothing here may change how a run ends
+            self._say(f"Metrics or notice of this run could not be given away: {type(error).__name__}: {error}")
+
     def _say(self, text: str) -> None:
         self._display.display(text)
 
@@ -286,7 +328,8 @@ class CallbackModule(CallbackBase):
         name = self._procedure.name if self._procedure else "playbook"
         sys.stderr.write(f"{name} {status}: {error}\n")
         if self._run is not None:
-            self._run.finish(status, message=str(error), failures=[{"message": str(error)}])
+            record = self._run.finish(status, message=str(error), failures=[{"message": str(error)}])
+            self._publish(record)
         sys.exit(runs.EXIT_CODES[status])
 
     # While it runs.
@@ -324,7 +367,9 @@ class CallbackModule(CallbackBase):
     @staticmethod
     def _is_refusal(action: str, answer: Mapping[str, Any]) -> bool:
         """Tell a verdict (an assertion, an error that a module of ours names) from a crash."""
-        return action in ("assert", "fail") or any(key in answer for key in ("refused", "error", "runbook"))
+        return action in ("assert", "fail", "validate_argument_spec") or any(
+            key in answer for key in ("refused", "error", "runbook")
+        )
 
     def v2_runner_on_unreachable(self, result: Any) -> None:
         self._collect(result)
@@ -429,6 +474,7 @@ class CallbackModule(CallbackBase):
         status = self._verdict(stats)
         changed = sum(stats.changed.values())
         record = run.finish(status, **self._collected(), changed=changed, failures=self._failures)
+        self._publish(record)
         kept = str(run.finished_path) if self._state != self._scratch else "none: nothing is deployed yet"
         self._display.display(render(record, procedure, kept))
         return runs.EXIT_CODES[status]

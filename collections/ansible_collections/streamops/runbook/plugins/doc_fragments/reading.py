@@ -16,6 +16,10 @@ options:
       s3_user: {description: Access key and secret key of the probing user., type: dict, required: true}
       brokers: {description: Bootstrap address by broker host., type: dict, required: true}
       hosts: {description: Host by service., type: dict, required: true}
+      monitoring:
+        description: Addresses of Prometheus, Alertmanager and exporters, and how many targets there are; empty for none.
+        type: dict
+        default: {}
       cluster_id: {description: The cluster id that the inventory names., type: str, required: true}
       topics: {description: Declared topics., type: list, elements: str, required: true}
       buckets: {description: Declared buckets., type: list, elements: str, required: true}
@@ -26,8 +30,8 @@ options:
     description: Services to probe.
     type: list
     elements: str
-    choices: [kafka, minio, spark-streaming, producer]
-    default: [kafka, minio, spark-streaming, producer]
+    choices: [kafka, minio, spark-streaming, producer, monitoring]
+    default: [kafka, minio, spark-streaming, producer, monitoring]
   services: {description: ServiceInfo of every service that could be read., type: list, elements: dict, default: []}
   unreachable: {description: Services by host that can not be reached., type: dict, default: {}}
   polls: {description: Good readings in a row that count as healthy., type: int, default: 1}

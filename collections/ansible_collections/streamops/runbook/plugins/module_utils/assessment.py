@@ -9,7 +9,7 @@ from .health import Reading, watch
 from .probes import Check, Target, probe_all, service_check, unreachable_check
 from .progress import report
 
-SCOPE = ("kafka", "minio", "spark-streaming", "producer")
+SCOPE = ("kafka", "minio", "spark-streaming", "producer", "monitoring")
 
 ARGUMENTS: dict[str, Any] = {
     "target": {
@@ -21,6 +21,7 @@ ARGUMENTS: dict[str, Any] = {
             "s3_user": {"type": "dict", "required": True, "no_log": True},
             "brokers": {"type": "dict", "required": True},
             "hosts": {"type": "dict", "required": True},
+            "monitoring": {"type": "dict", "default": {}},
             "cluster_id": {"type": "str", "required": True},
             "topics": {"type": "list", "elements": "str", "required": True},
             "buckets": {"type": "list", "elements": "str", "required": True},

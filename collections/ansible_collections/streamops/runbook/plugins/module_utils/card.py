@@ -33,7 +33,12 @@ def table(services: Sequence[Mapping[str, Any]]) -> list[str]:
         )
         for service in services
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Render rows of equally many cells as lines whose columns stand below each other."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
@@ -87,7 +92,7 @@ def render(record: Mapping[str, Any], procedure: Procedure, path: str) -> str:
     ]
     lines += [f"  {row}" for row in record.get("table", [])]
     if procedure.risk == "read-only":
-        if record.get("failures"):
+        if record.get("failures") or record.get("next"):
             lines += _rows("next", _next(record, procedure))
     else:
         lines += _rows("wrong", _wrong(record))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Procedure:
-    """One entry of the catalog; ``deadline`` is in seconds."""
+    """One entry of the catalog; ``deadline`` is in seconds.
+
+    :param deploys: its modules themselves plan under ``--check``, and show the differences of files.
+    :param founds: it may begin where nothing is deployed.
+    """
 
     name: str
     title: str
@@ -91,8 +96,18 @@ class Procedure:
     alerts: tuple[str, ...] = ()
     unattended: bool = False
     deploys: bool = False
+    founds: bool = False
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     proved_by: tuple[Mapping[str, Any], ...] = ()
+
+    def period_seconds(self) -> float | None:
+        """Return the longest time between two runs of the schedule (a cron expression), None without one."""
+        if self.schedule is None:
+            return None
+        from cronsim import CronSim
+
+        moments = list(itertools.islice(CronSim(self.schedule, datetime(2030, 1, 1, tzinfo=UTC)), 32))
+        return max((later - earlier).total_seconds() for earlier, later in itertools.pairwise(moments))
 
     def check_parameters(self, extra: Mapping[str, Any], known: Iterable[str]) -> None:
         """Refuse an extra variable that has a bad value or that nothing would read.
@@ -104,6 +119,10 @@ class Procedure:
         for name, value in extra.items():
             if name in self.parameters:
                 self.parameters[name].check(value)
+            elif value == "":
+                raise Refused(
+                    f"extra variable {name}", "an empty value", "a value", "leave it out for the inventory's own"
+                )
             elif name not in names and not name.startswith("ansible_"):
                 near = difflib.get_close_matches(name, sorted(names), n=1)
                 offered = ", ".join(sorted(self.parameters)) or "none"
@@ -153,6 +172,7 @@ def _procedure(name: str, section: str, entry: Mapping[str, Any]) -> Procedure:
         alerts=tuple(entry.get("alerts", ())),
         unattended=bool(entry.get("unattended", False)),
         deploys=bool(entry.get("deploys", False)),
+        founds=bool(entry.get("founds", False)),
         parameters=parameters,
         proved_by=tuple(entry.get("proved_by", ())),
     )

@@ -9,16 +9,22 @@ from typing import Any
 
 from .catalog import parse_timestamp
 from .errors import Refused
+from .monitoring import SERVICES as MONITORING
 from .probes import Check
 
 INTENTS = ("observe", "recover", "restart", "start", "stop")
 # Producers before what they feed; combined Kafka nodes share one rank, since they stop all at once.
-STOP_RANK = {"producer": 1, "spark-streaming": 2, "kafka": 3, "minio": 4}
+STOP_RANK = {"producer": 1, "spark-streaming": 2, "kafka": 3, "minio": 4, **dict.fromkeys(MONITORING, 5)}
 # The driver is spawned with Kafka and waits inside for it; only the producer waits for the gate.
 LATE = ("producer",)
 DEPENDS = {"spark-streaming": ("kafka", "minio"), "producer": ("kafka",)}
 # The exit code with which the streaming job says that starting would lose or double data (sysexits EX_CONFIG).
 START_REFUSED = 78
+
+
+def component(service: str) -> str:
+    """Return what probes and alerts call the service: all that watches is one to them."""
+    return "monitoring" if service in MONITORING else service
 
 
 @dataclass(frozen=True)
@@ -49,24 +55,36 @@ class Plan:
     def of(self, *verbs: str) -> list[Action]:
         return [action for action in self.actions if action.verb in verbs]
 
+    @property
+    def disturbed(self) -> list[str]:
+        """The components whose alerts the plan sets off: what it acts on, and what depends on that."""
+        acted = {component(action.service) for action in self.actions}
+        waiting = {name for name, needed in DEPENDS.items() if acted & set(needed)}
+        return sorted(acted | waiting | {"runbook"})
+
     def as_dict(self) -> dict[str, Any]:
         """Return the plan with, for each host, what the act plays will do there (``hosts``)."""
         hosts: dict[str, dict[str, Any]] = {}
         for action in self.actions:
             if action.verb == "wait":
                 continue
-            row = hosts.setdefault(action.host, {"host": action.host, "stop": [], "early": [], "late": []})
+            row = hosts.setdefault(action.host, {"host": action.host, "stop": [], "early": [], "watch": [], "late": []})
             step = {"name": action.service, "verb": action.verb}
             if action.verb == "stop" or (self.intent == "restart" and action.verb == "restart"):
                 row["stop"].append(action.service)
             if action.verb in ("start", "restart"):
-                row["late" if action.service in LATE else "early"].append(step)
+                # What watches starts while Kafka boots, and keeps nobody waiting.
+                when = "late" if action.service in LATE else "watch" if action.service in MONITORING else "early"
+                row[when].append(step)
         return {
             "intent": self.intent,
             "actions": [asdict(action) for action in self.actions],
             "lines": [f"{number}. {action.line}" for number, action in enumerate(self.actions, 1)],
             "hosts": list(hosts.values()),
             "changes": any(action.verb != "wait" for action in self.actions),
+            "disturbed": self.disturbed,
+            # What has to be probed to see whether the waits came to their end.
+            "waits": sorted({component(action.service) for action in self.of("wait")}),
         }
 
 
@@ -140,6 +158,7 @@ def _decide(
     since: datetime,
     now: datetime,
     grace: Mapping[str, float],
+    restart_monitoring: bool,
 ) -> Action | None:
     name, host, state = str(service["service"]), str(service["host"]), str(service["state"])
     works = state in ("running", "starting")
@@ -149,7 +168,8 @@ def _decide(
     if intent == "start":
         verb = "restart" if state == "suspended" else "start"
         return None if works else Action(name, host, verb, f"it is {state}")
-    if intent == "restart" and (works or state == "suspended"):
+    spared = name in MONITORING and not restart_monitoring
+    if intent == "restart" and not spared and (works or state == "suspended"):
         started = parse_timestamp(service.get("started_at"))
         if started is not None and started >= since:
             return None
@@ -169,6 +189,7 @@ def make(
     now: datetime,
     grace: Mapping[str, float],
     cluster_id: str,
+    restart_monitoring: bool = False,
 ) -> Plan:
     """Make the plan of a run.
 
@@ -177,6 +198,7 @@ def make(
     :param intent: ``observe`` nothing; ``recover`` what is unhealthy; ``restart`` all that started before
         ``since``; ``start`` what does not run; ``stop`` what runs.
     :param grace: seconds that each service may take to boot before a failing probe counts against it.
+    :param restart_monitoring: with ``restart``, what watches is restarted too; else it is only repaired.
     :raises Refused: when acting would be wrong.
     """
     refuse_foreign_cluster(services, checks, cluster_id)
@@ -184,7 +206,7 @@ def make(
     if absent and intent != "observe":
         raise Refused(", ".join(absent), "nothing deployed", "a deployed service", "make up")
     failed = [check for check in checks if not check.healthy]
-    found = (_decide(service, intent, failed, since, now, grace) for service in services)
+    found = (_decide(service, intent, failed, since, now, grace, restart_monitoring) for service in services)
     actions = [action for action in found if action is not None]
     if intent == "recover" and not actions:
         # A cluster-wide check may fail while every node answers: replicas still catching up, say.

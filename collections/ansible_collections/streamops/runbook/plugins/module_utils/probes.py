@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 REPAIR = "emergency-restart"
@@ -58,6 +58,7 @@ class Target:
     topics: Sequence[str]
     buckets: Sequence[str]
     hosts: Mapping[str, str]
+    monitoring: Mapping[str, Any] = field(default_factory=dict)
     progress_max_age: float = 30.0
     ack_max_age: float = 15.0
     timeout: float = 4.0
@@ -346,9 +347,10 @@ def producer_check(
 def probe_all(target: Target, scope: Sequence[str]) -> list[Check]:
     """Ask every component of the scope at once, in threads.
 
-    :param scope: services to ask: kafka, minio, spark-streaming, producer.
+    :param scope: services to ask, of :data:`~.assessment.SCOPE`; ``monitoring`` stands for all that watches.
     """
     from . import kafka_admin, object_store
+    from .monitoring import monitoring_questions
 
     questions: list[Callable[[], Check | list[Check]]] = []
     if "kafka" in scope:
@@ -363,6 +365,8 @@ def probe_all(target: Target, scope: Sequence[str]) -> list[Check]:
         questions.append(lambda: stream_check(target))
     if "producer" in scope:
         questions.append(lambda: producer_check(target))
+    if "monitoring" in scope and target.monitoring:
+        questions += monitoring_questions(target)
     checks: list[Check] = []
     with ThreadPoolExecutor(max_workers=max(1, len(questions))) as pool:
         for answer in pool.map(lambda question: question(), questions):

@@ -141,10 +141,24 @@ class Locks:
         self._folder = folder
         self._streams: list[Any] = []
 
-    def take(self, resources: Iterable[str], run: str, procedure: str) -> None:
-        """Take every lock or none; :class:`Locked` names the holder."""
+    def take(self, resources: Iterable[str], run: str, procedure: str, patience: float = 0.0) -> None:
+        """Take every lock or none; :class:`Locked` names the holder.
+
+        :param patience: seconds to wait for a lock that is held.
+        """
+        wanted, end = sorted(resources), time.monotonic() + patience
+        while True:
+            try:
+                self._take_now(wanted, run, procedure)
+                return
+            except Locked:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(0.5)
+
+    def _take_now(self, resources: Iterable[str], run: str, procedure: str) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for resource in sorted(resources):
+        for resource in resources:
             path = self._folder / f"{resource}.lock"
             stream = path.open("a+", encoding="utf-8")
             try:

@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
+from ansible_collections.streamops.runbook.plugins.module_utils.private import refuse_open_secrets
 
 MARKER = ".streamops-sandbox"
 # One for the machine on purpose: a TMPDIR of a session's own would hide other sandboxes from it.
@@ -364,30 +365,35 @@ def ensure_credentials(
     kafka: Sequence[str],
     s3: Sequence[str],
     *,
+    tokens: Sequence[str] = (),
     plan_only: bool = False,
     token: Callable[[int], str] | None = None,
 ) -> list[str]:
     """Generate the credentials that are missing; what is there is never changed.
 
     The file is ``{"kafka": {name: {"username", "password"}}, "s3": {name: {"access_key",
-    "secret_key"}}}``, mode 0600, replaced by one rename.
+    "secret_key"}}, "tokens": {name: token}}``, mode 0600, replaced by one rename.
 
     :param kafka: principals, each its own username.
     :param s3: users; the access key is the name with eight random characters.
+    :param tokens: names of bearer tokens, by which services know each other's messages.
     :param token: random letters and digits of a length; for tests.
-    :returns: what was added, as ``kafka/<principal>`` and ``s3/<user>``; never a secret.
+    :returns: what was added, as ``kafka/<principal>``, ``s3/<user>`` and ``tokens/<name>``; never a secret.
     :raises Refused: the file is a link, another user's, readable by others, or not ours to parse.
     """
     token = token or _random
     found = _read_credentials(path)
     added = [f"kafka/{name}" for name in kafka if name not in found["kafka"]]
     added += [f"s3/{name}" for name in s3 if name not in found["s3"]]
+    added += [f"tokens/{name}" for name in tokens if name not in found["tokens"]]
     if plan_only or not added:
         return added
     for name in kafka:
         found["kafka"].setdefault(name, {"username": name, "password": token(_SECRET_LENGTH)})
     for name in s3:
         found["s3"].setdefault(name, {"access_key": f"{name}-{token(8)}", "secret_key": token(_SECRET_LENGTH)})
+    for name in tokens:
+        found["tokens"].setdefault(name, token(_SECRET_LENGTH))
     write_private(path, json.dumps(found, indent=1) + "\n")
     return added
 
@@ -396,20 +402,15 @@ def _read_credentials(path: Path) -> dict[str, dict[str, Any]]:
     try:
         status = path.lstat()
     except FileNotFoundError:
-        return {"kafka": {}, "s3": {}}
+        return {"kafka": {}, "s3": {}, "tokens": {}}
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
         raise Refused(f"credentials {path}", "a link or another user's file", "a file of our own")
-    if mode & 0o177:
-        raise Refused(
-            f"credentials {path}",
-            f"mode {mode:04o}",
-            "mode 0600",
-            f"find out who has read it, then `chmod 0600 '{path}'`.",
-        )
+    refuse_open_secrets(path, mode)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return {section: dict(document[section]) for section in ("kafka", "s3")}
+        found = {section: dict(document[section]) for section in ("kafka", "s3")}
+        return {**found, "tokens": dict(document.get("tokens", {}))}
     except (ValueError, KeyError, TypeError):
         # The parser's own message may quote what stands in the file.
         raise Refused(

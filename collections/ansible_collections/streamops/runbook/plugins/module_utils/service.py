@@ -11,9 +11,7 @@ import hashlib
 import json
 import os
 import re
-import stat
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -34,6 +32,8 @@ POLICIES = ("on-failure", "always", "never")
 TAG_SERVICE = "STREAMOPS_SERVICE"
 TAG_ROOT = "STREAMOPS_ROOT"
 TAG_DIGEST = "STREAMOPS_DEFINITION"
+#: Digest of the files that a signal makes the process read again, as they were when it was started.
+TAG_RELOADABLE = "STREAMOPS_RELOADABLE"
 
 _INIT_SECONDS = 120
 _ROOT_ALLOWED = "an absolute path of letters, digits and ._/@+:,=~-"
@@ -60,6 +60,7 @@ class ServiceInfo(TypedDict):
     digest_deployed: str | None
     digest_running: str | None
     restart_needed: bool
+    reload_needed: bool
 
 
 class DiffEntry(TypedDict):
@@ -80,6 +81,7 @@ class ManagedFile:
     :param mode: octal permissions as text, for example ``0640``.
     :param sensitive: never show the content, neither in a difference nor in an error.
     :param restarts: whether the running process must be restarted to take up a change of it.
+    :param reloads: whether the service's reload signal is enough for that; overrules ``restarts``.
     """
 
     path: str
@@ -87,6 +89,7 @@ class ManagedFile:
     mode: str = "0640"
     sensitive: bool = False
     restarts: bool = True
+    reloads: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +107,15 @@ class Restart:
     :param policy: ``on-failure``, ``always`` or ``never``.
     :param success_exit_codes: codes that end the service for good under ``on-failure``.
     :param retries: tries in a row before the runtime gives up and shows ``fatal``.
+    :param crashes: failures within ``window_seconds`` after which it gives up as well, however long
+        each try lasted; None, together with ``window_seconds``, for the runtime's own rule.
     """
 
     policy: str = "on-failure"
     success_exit_codes: tuple[int, ...] = (0,)
     retries: int = 10
+    crashes: int | None = None
+    window_seconds: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +135,12 @@ class ServiceRef:
 
 @dataclasses.dataclass(frozen=True)
 class ServiceDefinition:
-    """A whole service. Paths of files and directories are relative to ``root``."""
+    """A whole service. Paths of files and directories are relative to ``root``.
+
+    ``validate`` holds commands that must end with 0 before any file is put in place; ``{root}`` in
+    them is a folder that holds the files as they would be. ``reload_signal`` makes the running
+    process read its files with ``reloads`` again.
+    """
 
     name: str
     host: str
@@ -145,6 +157,8 @@ class ServiceDefinition:
     start_seconds: float
     restart: Restart
     memory_limit: str | None
+    validate: tuple[tuple[str, ...], ...] = ()
+    reload_signal: str | None = None
 
     @property
     def ref(self) -> ServiceRef:
@@ -155,19 +169,34 @@ class ServiceDefinition:
     def digest(self) -> str:
         """16 hexadecimal digits over all that a running process was started from.
 
-        Files with ``restarts=False`` (tools for people) and the folders are left out: a change
-        there is deployed without asking for a restart.
+        Files with ``restarts=False`` (tools for people), files that a signal makes it read again,
+        and the folders are left out: a change there is deployed without asking for a restart.
         """
         body = dataclasses.asdict(self)
-        del body["directories"]
-        body["files"] = [dataclasses.asdict(f) for f in self.files if f.restarts]
+        for field in ("directories", "validate", "reload_signal"):
+            del body[field]
+        body["files"] = [dataclasses.asdict(f) for f in self.files if f.restarts and not f.reloads]
+        for file in body["files"]:
+            del file["reloads"]
+        if self.restart.crashes is None:
+            # What a service does not use may not ask for its restart on the day it comes to exist.
+            del body["restart"]["crashes"], body["restart"]["window_seconds"]
         body["environment"] = dict(sorted(self.environment.items()))
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def reload_digest(self) -> str | None:
+        """16 hexadecimal digits over the files that a signal makes it read again; None without a signal."""
+        if self.reload_signal is None:
+            return None
+        files = [[file.path, file.content] for file in self.files if file.reloads]
+        return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+
     def tags(self) -> dict[str, str]:
         """The environment that marks the service's processes."""
-        return {TAG_SERVICE: self.name, TAG_ROOT: self.root, TAG_DIGEST: self.digest}
+        tags = {TAG_SERVICE: self.name, TAG_ROOT: self.root, TAG_DIGEST: self.digest}
+        return tags if self.reload_digest is None else {**tags, TAG_RELOADABLE: self.reload_digest}
 
     def public(self) -> dict[str, Any]:
         """The definition as it is stored on the host: contents replaced by their sha256."""
@@ -175,6 +204,7 @@ class ServiceDefinition:
         for entry in body["files"]:
             entry["sha256"] = hashlib.sha256(entry.pop("content").encode()).hexdigest()
         body["digest"] = self.digest
+        body["reload_digest"] = self.reload_digest
         return body
 
 
@@ -265,6 +295,7 @@ def _read_files(read: _Reader) -> tuple[ManagedFile, ...]:
             mode=part.text("mode", "four octal digits, as 0640", MODE.fullmatch, "0640"),
             sensitive=part.flag("sensitive", False),
             restarts=part.flag("restarts", True),
+            reloads=part.flag("reloads", False),
         )
         if file.sensitive and int(file.mode, 8) & 0o077:
             raise Refused(f"{part.where}.mode", file.mode, "no rights for others on a sensitive file")
@@ -281,7 +312,7 @@ def _read_environment(read: _Reader) -> dict[str, str]:
             raise Refused(f"{read.where}.environment", repr(key), "a variable's name")
         if not isinstance(value, str) or not _printable(value):
             raise Refused(f"{read.where}.environment.{key}", repr(value), "text of printable characters")
-        if key in (TAG_SERVICE, TAG_ROOT, TAG_DIGEST):
+        if key in (TAG_SERVICE, TAG_ROOT, TAG_DIGEST, TAG_RELOADABLE):
             raise Refused(f"{read.where}.environment.{key}", "set", "left to the runtime")
     return dict(environment)
 
@@ -314,15 +345,37 @@ def _read_init(read: _Reader) -> Init | None:
     )
 
 
+def _read_validate(read: _Reader) -> tuple[tuple[str, ...], ...]:
+    commands = []
+    for index, value in enumerate(read.items("validate")):
+        where = f"{read.where}.validate[{index}]"
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise Refused(where, repr(value), "a program and its arguments, as a list")
+        commands.append(_command(where, list(value)))
+    return tuple(commands)
+
+
+def _read_reload_signal(read: _Reader) -> str | None:
+    if read.value("reload_signal", None) is None:
+        return None
+    return read.text("reload_signal", " | ".join(SIGNALS), SIGNALS.__contains__)
+
+
 def _read_restart(read: _Reader) -> Restart:
     if read.value("restart", None) is None:
         return Restart()
     known = [field.name for field in dataclasses.fields(Restart)]
     part = _Reader(f"{read.where}.restart", read.data["restart"], known)
+    limited = [part.value(field, None) is not None for field in ("crashes", "window_seconds")]
+    if any(limited) and not all(limited):
+        missing = "window_seconds" if limited[0] else "crashes"
+        raise Refused(f"{part.where}.{missing}", "nothing", "both crashes and window_seconds, or neither")
     return Restart(
         policy=part.text("policy", " | ".join(POLICIES), POLICIES.__contains__, "on-failure"),
         success_exit_codes=_read_integers(part, "success_exit_codes", (0,), 0, 255, "a code"),
         retries=int(part.number("retries", 0, 1000, 10)),
+        crashes=int(part.number("crashes", 1, 1000, _REQUIRED)) if limited[0] else None,
+        window_seconds=int(part.number("window_seconds", 1, 86_400, _REQUIRED)) if limited[1] else None,
     )
 
 
@@ -354,6 +407,8 @@ def parse_definition(data: object) -> ServiceDefinition:
         start_seconds=read.number("start_seconds", 0, 3600, 5),
         restart=_read_restart(read),
         memory_limit=memory_limit,
+        validate=_read_validate(read),
+        reload_signal=_read_reload_signal(read),
     )
 
 
@@ -395,131 +450,6 @@ def stored_definition(ref: ServiceRef) -> dict[str, Any] | None:
     return body
 
 
-def _read(path: Path) -> tuple[str | None, int]:
-    """Text and permissions of a file; (None, 0) when there is none."""
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="") as stream:
-            return stream.read(), stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-    except FileNotFoundError:
-        return None, 0
-    except OSError as error:
-        raise ServiceError(str(path), error.strerror or str(error), "a readable file") from error
-
-
-def write_atomic(path: Path, content: str, mode: int) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part.
-
-    The permissions hold before the first byte is written.
-
-    :raises ServiceError: when the folder can't be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-                os.fchmod(stream.fileno(), mode)
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink()
-            raise
-    except OSError as error:
-        raise ServiceError(str(path), error.strerror or str(error), "a writable file") from error
-
-
-@dataclasses.dataclass
-class FilePlan:
-    """What differs between the host and the definition.
-
-    :param folders: missing directories.
-    :param writes: files whose content or permissions differ.
-    :param removals: files of the former definition that the new one no longer has.
-    :param diff: for ``--diff``; sensitive contents are left out.
-    """
-
-    folders: list[Path]
-    writes: list[tuple[Path, ManagedFile]]
-    removals: list[Path]
-    diff: list[DiffEntry]
-
-    def __bool__(self) -> bool:
-        return bool(self.folders or self.writes or self.removals)
-
-    def summary(self) -> list[str]:
-        """One phrase per difference, for people."""
-        return (
-            [f"create {path}/" for path in self.folders]
-            + [f"write {path}" for path, _ in self.writes]
-            + [f"remove {path}" for path in self.removals]
-        )
-
-
-def plan_files(definition: ServiceDefinition, runtime_files: Sequence[ManagedFile]) -> FilePlan:
-    """Compare the host with the definition; nothing is touched.
-
-    :param runtime_files: what the runtime adds (its unit or program file), managed alike.
-    """
-    root = Path(definition.root)
-    record = ManagedFile(
-        path=f"services/{definition.name}/definition.json",
-        content=json.dumps(definition.public(), indent=1, sort_keys=True) + "\n",
-        mode="0600",
-    )
-    wanted = [*definition.files, *runtime_files, record]
-    plan = FilePlan([], [], [], [])
-    for folder in definition.directories:
-        if not (root / folder).is_dir():
-            plan.folders.append(root / folder)
-    for file in wanted:
-        path = root / file.path
-        content, mode = _read(path)
-        if content == file.content and mode == int(file.mode, 8):
-            continue
-        plan.writes.append((path, file))
-        if file is not record:
-            plan.diff.append(_difference(path, file, content, mode))
-    try:
-        former = stored_definition(definition.ref) or {}
-    except ServiceError:
-        # A damaged record is replaced by this very deployment; what it listed is unknown.
-        former = {}
-    kept = {file.path for file in wanted}
-    for entry in former.get("files", []):
-        path = root / entry["path"]
-        if entry["path"] not in kept and path.is_file():
-            plan.removals.append(path)
-            plan.diff.append(DiffEntry(before="(removed)\n", after="", before_header=str(path), after_header="absent"))
-    return plan
-
-
-def _difference(path: Path, file: ManagedFile, content: str | None, mode: int) -> DiffEntry:
-    before, after = content or "", file.content
-    if file.sensitive:
-        before = "" if content is None else "(content hidden)\n"
-        after = "(content hidden, differs)\n" if content != file.content else "(content hidden)\n"
-    header = "absent" if content is None else f"{path} mode {mode:04o}"
-    return DiffEntry(before=before, after=after, before_header=header, after_header=f"{path} mode {file.mode}")
-
-
-def apply_files(plan: FilePlan) -> None:
-    """Make the host as planned: folders, files (each atomically), then removals.
-
-    :raises ServiceError: naming the path that can't be written.
-    """
-    for folder in plan.folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        except OSError as error:
-            raise ServiceError(str(folder), error.strerror or str(error), "a folder that can be made") from error
-    for path, file in plan.writes:
-        write_atomic(path, file.content, int(file.mode, 8))
-    for path in plan.removals:
-        path.unlink(missing_ok=True)
-
-
 def init_needed(definition: ServiceDefinition) -> bool:
     """Whether the command that prepares the data has still to run."""
     init = definition.init
@@ -534,29 +464,40 @@ def run_init(definition: ServiceDefinition) -> None:
     init = definition.init
     if init is None:
         return
+    what = f"init of {definition.name}"
+    code, tail = run_program(what, init.command, definition, definition.root, _INIT_SECONDS)
+    if code != 0:
+        raise ServiceError(what, f"exit code {code}: {tail}", "exit code 0")
+    if init_needed(definition):
+        raise ServiceError(what, f"no {init.creates}", f"that it makes {init.creates}")
+
+
+def run_program(
+    what: str, command: Sequence[str], definition: ServiceDefinition, folder: str, seconds: float
+) -> tuple[int, str]:
+    """Run a program of a service to its end, in the service's own environment.
+
+    :param what: what the run is, for errors.
+    :returns: exit code and the last lines that it printed, secrets masked.
+    :raises ServiceError: there is no such program, or it comes to no end within ``seconds``.
+    """
     try:
         done = subprocess.run(
-            init.command,
-            cwd=definition.root,
+            command,
+            cwd=folder,
             env={**base_environment(), **definition.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=_INIT_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except FileNotFoundError as error:
-        raise ServiceError(
-            f"init of {definition.name}", f"no program {init.command[0]}", "an installed program"
-        ) from error
+        raise ServiceError(what, f"no program {command[0]}", "an installed program") from error
     except subprocess.TimeoutExpired as error:
-        raise ServiceError(f"init of {definition.name}", f"no end after {_INIT_SECONDS} s", "an end") from error
+        raise ServiceError(what, f"no end after {seconds:g} s", "an end") from error
     output = mask(done.stdout.decode(errors="replace"), definition)
-    if done.returncode != 0:
-        tail = "\n".join(output.splitlines()[-12:])
-        raise ServiceError(f"init of {definition.name}", f"exit code {done.returncode}: {tail}", "exit code 0")
-    if init_needed(definition):
-        raise ServiceError(f"init of {definition.name}", f"no {init.creates}", f"that it makes {init.creates}")
+    return done.returncode, "\n".join(output.strip().splitlines()[-12:])
 
 
 def base_environment() -> dict[str, str]:

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Translate parameters and errors for module_utils/artifact.py, which holds the logic."""
+"""Translate parameters and errors for module_utils/artifact, which holds the logic."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ description:
   - Verifies artifacts of C(config/artifacts.yml) that are in the cache and makes those that are missing, several at
     once, each under its own kernel lock and by one rename.
   - What does not match its committed hash is refused by name, never replaced.
+  - Of kind C(maven) are jars that one pom resolves, each sha256 committed; this needs a JDK and C(mvn).
+  - Of kind C(go) are programs built from one Go module, whose own hash is committed; this needs C(go). Each must answer
+    C(--version) with the artifact's version.
+  - Of kind C(debian) are files out of Debian packages, each package's version and sha256 committed, under C(root/); this
+    needs C(apt-get), C(dpkg) and C(dpkg-deb), but neither root nor an earlier C(apt-get update). The machine's own sources
+    and proxies are used, its lists and caches are left alone. A machine of another release or architecture than the
+    catalog lists is refused.
+  - Of what was built or unpacked each file's sha256 and each link's target are written down and compared at each use.
   - Runs on the controller.
 options:
   names:
@@ -44,6 +52,12 @@ EXAMPLES = r"""
 - name: Fetch what Kafka runs on
   streamops.runbook.artifact:
     names: [kafka]
+    catalog: config/artifacts.yml
+    cache: "{{ artifact_cache }}"
+
+- name: Fetch what watches the stack
+  streamops.runbook.artifact:
+    names: [prometheus, alertmanager, node-exporter, jmx-exporter]
     catalog: config/artifacts.yml
     cache: "{{ artifact_cache }}"
 """

@@ -16,6 +16,7 @@ options:
   intent: {description: What to plan for., type: str, choices: [observe, recover, restart, start, stop], default: observe}
   since: {description: "RFC 3339: restart plans only what started before it.", type: str}
   grace: {description: Seconds that each service may take to boot., type: dict, default: {}}
+  restart_monitoring: {description: "With restart, restart what watches too.", type: bool, default: false}
   settle: {description: The plan of this run whose waits this reading settles., type: dict}
   settled: {description: "The intent must be fulfilled by now: a plan with an action in it fails.", type: bool, default: false}
   table: {description: Show the table of all services on the card., type: bool, default: false}
@@ -54,6 +55,7 @@ def main() -> None:
             "intent": {"type": "str", "choices": list(plan.INTENTS), "default": "observe"},
             "since": {"type": "str"},
             "grace": {"type": "dict", "default": {}},
+            "restart_monitoring": {"type": "bool", "default": False},
             "settle": {"type": "dict"},
             "settled": {"type": "bool", "default": False},
             "table": {"type": "bool", "default": False},
@@ -90,6 +92,7 @@ def main() -> None:
                 now=now,
                 grace={name: float(seconds) for name, seconds in given["grace"].items()},
                 cluster_id=given["target"]["cluster_id"],
+                restart_monitoring=given["restart_monitoring"],
             )
         except RunbookError as error:
             module.fail_json(msg=str(error), reading=reading.as_dict(), runbook={**fragment, "status": "refused"})

@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: sandbox_secrets
 short_description: Generate the credentials of a sandbox, once
 description:
-  - Writes a file of mode 0600 with one random password for each Kafka principal and one key pair for each S3 user.
+  - Writes a file of mode 0600 with one random password for each Kafka principal, one key pair for each S3 user and
+    the named bearer tokens.
   - What the file holds is never changed; only principals and users that are missing are added.
   - Returns names, never a secret.
 options:
@@ -25,6 +26,11 @@ options:
     type: list
     elements: str
     required: true
+  tokens:
+    description: Names of bearer tokens.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -46,7 +52,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 added:
-  description: What was added, as C(kafka/NAME) or C(s3/NAME).
+  description: What was added, as C(kafka/NAME), C(s3/NAME) or C(tokens/NAME).
   returned: success
   type: list
   elements: str
@@ -66,6 +72,8 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "kafka": {"type": "list", "elements": "str", "required": True},
             "s3": {"type": "list", "elements": "str", "required": True},
+            # Without this word Ansible takes a list of names for a list of secrets.
+            "tokens": {"type": "list", "elements": "str", "default": [], "no_log": False},
         },
         supports_check_mode=True,
     )
@@ -75,6 +83,7 @@ def main() -> None:
             Path(parameters["path"]),
             parameters["kafka"],
             parameters["s3"],
+            tokens=parameters["tokens"],
             plan_only=module.check_mode,
         )
     except RunbookError as error:

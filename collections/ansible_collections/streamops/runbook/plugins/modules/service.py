@@ -12,6 +12,8 @@ description:
   - C(deployed) writes files and definition and prepares the data once; C(started) with a
     definition does so too before it starts. Neither restarts anything; what needs a restart says
     so in RV(service.restart_needed).
+  - C(reloaded) sends the definition's reload signal unless the process has read the deployed files already.
+  - A deployment of a service that reloads keeps what it replaced until C(committed); C(reverted) puts it back.
 options:
   runtime:
     description: What runs the processes.
@@ -21,7 +23,7 @@ options:
   state:
     description: The wanted state.
     type: str
-    choices: [deployed, started, stopped, restarted, absent]
+    choices: [deployed, started, stopped, restarted, reloaded, reverted, committed, absent]
     default: started
   definition:
     description: The whole service, see ServiceDefinition in module_utils/service.py; for C(deployed) and C(started).
@@ -80,6 +82,10 @@ did:
   returned: always
   type: list
   elements: str
+uncommitted:
+  description: Whether a change of a service that reloads waits to be committed or reverted.
+  returned: success
+  type: bool
 skipped_limits:
   description: Parts of the definition that this runtime can't enforce, with the reason.
   returned: success
@@ -95,9 +101,16 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.streamops.runbook.plugins.module_utils import runtime as runtimes
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.service import (
+    ServiceDefinition,
     ServiceInfo,
+    ServiceRef,
     parse_definition,
     parse_ref,
+)
+from ansible_collections.streamops.runbook.plugins.module_utils.service_files import (
+    commit_files,
+    is_uncommitted,
+    revert_files,
 )
 
 
@@ -126,37 +139,61 @@ def _wait_until(moment: float | None) -> None:
         time.sleep(max(0.0, moment - time.time()))
 
 
-def _act(params: dict[str, Any], check: bool) -> tuple[runtimes.Outcome, ServiceInfo]:
-    runtime = runtimes.get(params["runtime"])
-    digest = None
-    if params["definition"] is not None:
-        definition = parse_definition(params["definition"])
-        ref, digest = definition.ref, definition.digest
-    else:
-        ref = parse_ref(params["name"], params["host"], params["root"], params["address"])
+def _deploy(
+    runtime: runtimes.Runtime,
+    definition: ServiceDefinition | None,
+    ref: ServiceRef,
+    params: dict[str, Any],
+    check: bool,
+) -> runtimes.Outcome:
+    outcome = runtimes.Outcome()
+    if definition is not None:
+        outcome = runtime.deploy(definition, check=check)
+    if params["state"] == "started":
+        # Under check mode what would be started may not be on the host yet.
+        known = not check or runtime.info(ref)["state"] != "absent"
+        started = runtime.start(ref, timeout=params["timeout"], check=check).did if known else [f"start {ref.name}"]
+        outcome.did += started
+    return outcome
+
+
+def _verb(runtime: runtimes.Runtime, ref: ServiceRef, params: dict[str, Any], check: bool) -> runtimes.Outcome:
     state, timeout = params["state"], params["timeout"]
-    if state in ("deployed", "started"):
-        outcome = runtimes.Outcome()
-        if params["definition"] is not None:
-            outcome = runtime.deploy(definition, check=check)
-        if state == "started":
-            # Under check mode what would be started may not be on the host yet.
-            known = not check or runtime.info(ref)["state"] != "absent"
-            outcome.did += runtime.start(ref, timeout=timeout, check=check).did if known else [f"start {ref.name}"]
-    elif state == "stopped":
+    if state == "stopped":
         if not check:
             _wait_until(_moment("at", params["at"]))
-        outcome = runtime.stop(ref, timeout=timeout, check=check)
-    elif state == "restarted":
-        since = _moment("since", params["since"])
-        outcome = runtime.restart(ref, since=since, timeout=timeout, check=check)
+        return runtime.stop(ref, timeout=timeout, check=check)
+    if state == "restarted":
+        return runtime.restart(ref, since=_moment("since", params["since"]), timeout=timeout, check=check)
+    if state == "reloaded":
+        return runtime.reload(ref, check=check)
+    if state == "reverted":
+        return runtimes.Outcome(did=revert_files(ref, check=check))
+    if state == "committed":
+        # Giving up the way back changes nothing of the service.
+        if not check:
+            commit_files(ref)
+        return runtimes.Outcome()
+    return runtime.remove(ref, timeout=timeout, check=check)
+
+
+def _act(params: dict[str, Any], check: bool) -> tuple[runtimes.Outcome, ServiceInfo, bool]:
+    runtime = runtimes.get(params["runtime"])
+    definition = None
+    if params["definition"] is not None:
+        definition = parse_definition(params["definition"])
+        ref = definition.ref
     else:
-        outcome = runtime.remove(ref, timeout=timeout, check=check)
+        ref = parse_ref(params["name"], params["host"], params["root"], params["address"])
+    if params["state"] in ("deployed", "started"):
+        outcome = _deploy(runtime, definition, ref, params, check)
+    else:
+        outcome = _verb(runtime, ref, params, check)
     info = runtime.info(ref)
-    if digest is not None and info["digest_running"] is not None:
+    if definition is not None and info["digest_running"] is not None:
         # Under check mode the new definition is not on the host, and is what counts.
-        info["restart_needed"] = info["digest_running"] != digest
-    return outcome, info
+        info["restart_needed"] = info["digest_running"] != definition.digest
+    return outcome, info, is_uncommitted(ref)
 
 
 def main() -> None:
@@ -167,7 +204,16 @@ def main() -> None:
             "state": {
                 "type": "str",
                 "default": "started",
-                "choices": ["deployed", "started", "stopped", "restarted", "absent"],
+                "choices": [
+                    "deployed",
+                    "started",
+                    "stopped",
+                    "restarted",
+                    "reloaded",
+                    "reverted",
+                    "committed",
+                    "absent",
+                ],
             },
             "definition": {"type": "dict"},
             "name": {"type": "str"},
@@ -188,7 +234,7 @@ def main() -> None:
     )
     invocation = _redacted(module.params)
     try:
-        outcome, info = _act(module.params, module.check_mode)
+        outcome, info, uncommitted = _act(module.params, module.check_mode)
     except RunbookError as error:
         done = getattr(error, "__notes__", [])
         module.fail_json(
@@ -203,6 +249,7 @@ def main() -> None:
         did=outcome.did,
         diff=outcome.diff,
         skipped_limits=outcome.skipped,
+        uncommitted=uncommitted,
         service=info,
         invocation=invocation,
     )

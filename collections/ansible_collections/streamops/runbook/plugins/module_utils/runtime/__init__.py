@@ -60,6 +60,9 @@ class Runtime(Protocol):
     ) -> Outcome:
         """Stop and start; with ``since`` (Unix seconds) only what started before that."""
 
+    def reload(self, ref: ServiceRef, *, check: bool = False) -> Outcome:
+        """Make the running process read its reloadable files again, unless it has read these already."""
+
     def remove(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """Stop it and take its definition and files away; its data stays."""
 

@@ -40,23 +40,34 @@ from ansible_collections.streamops.runbook.plugins.module_utils.runtime import (
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     TAG_DIGEST,
+    TAG_RELOADABLE,
     TAG_ROOT,
     TAG_SERVICE,
     ManagedFile,
     ServiceDefinition,
     ServiceInfo,
     ServiceRef,
-    apply_files,
     base_environment,
     init_needed,
-    plan_files,
     run_init,
     stored_definition,
+)
+from ansible_collections.streamops.runbook.plugins.module_utils.service_files import (
+    PREVIOUS,
+    READ_MARK,
+    FilePlan,
+    apply_files,
+    mark_read,
+    plan_files,
+    read_mark,
+    validate_files,
 )
 from supervisor.states import RUNNING_STATES, ProcessStates
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
 TAG_SUPERVISOR = "STREAMOPS_SUPERVISOR"
+#: Digest of what the supervisord itself was started from, in its own environment.
+TAG_EDITION = "STREAMOPS_SUPERVISOR_EDITION"
 CONFIG = "etc/supervisord.conf"
 LAUNCHER = "bin/supervisord.py"
 
@@ -163,11 +174,13 @@ class SupervisorRuntime:
         outcome = Outcome(did=plan.summary(), diff=plan.diff)
         if definition.memory_limit is not None:
             outcome.skipped.append(f"memory_limit {definition.memory_limit}: supervisor can't enforce it")
+        validate_files(definition, plan)
         prepare = init_needed(definition)
         if prepare and definition.init is not None:
             outcome.did.append(f"init makes {definition.init.creates}")
         if not check:
-            apply_files(plan)
+            apply_files(plan, definition.ref if definition.reload_signal else None)
+            self._mark_unread(definition.ref, plan)
             if prepare:
                 run_init(definition)
         return outcome
@@ -232,6 +245,25 @@ class SupervisorRuntime:
             self._start_stopped(ref, stored, daemon, outcome, timeout, check)
         return outcome
 
+    def reload(self, ref: ServiceRef, *, check: bool = False) -> Outcome:
+        """Send the reload signal unless the process has read the deployed files already. See :class:`Runtime`."""
+        stored = self._stored(ref)
+        outcome = Outcome()
+        if not stored.get("reload_signal"):
+            raise Refused(f"service {ref.name}", "no reload signal", "a definition with one", "restart the service")
+        with self._locked(ref, check), _noting(outcome):
+            if not self.info(ref)["reload_needed"]:
+                return outcome
+            outcome.did.append(f"reload {ref.name}")
+            daemon = self._daemon(ref)
+            program = daemon.process(ref.name) if daemon is not None else None
+            if check or daemon is None or program is None:
+                return outcome
+            created = psutil.Process(program["pid"]).create_time()
+            daemon.call("signalProcess", ref.name, stored["reload_signal"])
+            mark_read(ref, program["pid"], created, stored["reload_digest"])
+        return outcome
+
     def remove(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """Stop it, forget it, delete its files; data and logs stay."""
         stored = stored_definition(ref)
@@ -240,7 +272,7 @@ class SupervisorRuntime:
         outcome = self.stop(ref, timeout=timeout, check=check)
         root = Path(ref.root)
         paths = [root / entry["path"] for entry in stored.get("files", [])]
-        paths += [ref.folder / "program.conf", ref.folder / "definition.json"]
+        paths += [ref.folder / name for name in ("program.conf", READ_MARK, PREVIOUS, "definition.json")]
         outcome.did += [f"remove {path}" for path in paths if path.is_file()]
         if check:
             return outcome
@@ -273,6 +305,7 @@ class SupervisorRuntime:
             digest_deployed=None,
             digest_running=None,
             restart_needed=False,
+            reload_needed=False,
         )
         try:
             stored = stored_definition(ref)
@@ -308,8 +341,7 @@ class SupervisorRuntime:
             if leftovers:
                 info["state"] = "unknown"
                 info["detail"] = f"process {leftovers[0].pid} runs without its supervisor"
-        running = info["digest_running"]
-        info["restart_needed"] = running is not None and running != info["digest_deployed"]
+        _compare_digests(info, ref, stored)
         return info
 
     def logs(self, ref: ServiceRef, lines: int) -> list[str]:
@@ -317,6 +349,15 @@ class SupervisorRuntime:
         return _tail(Path(ref.root) / "log" / f"{ref.name}.log", lines)
 
     # Files
+
+    def _mark_unread(self, ref: ServiceRef, plan: FilePlan) -> None:
+        """Where reloadable files changed under a running process, what it has read does not count any more.
+
+        The digest alone would not tell: somebody damaged a file by hand, and the same content was put back.
+        """
+        if any(file.reloads for _, file in plan.writes):
+            for process in self._tagged(ref)[:1]:
+                mark_read(ref, process.pid, process.create_time(), None)
 
     def _files(self, definition: ServiceDefinition) -> list[ManagedFile]:
         return [
@@ -435,7 +476,11 @@ class SupervisorRuntime:
             process = subprocess.Popen(
                 [sys.executable, str(root / LAUNCHER), "-c", str(root / CONFIG)],
                 cwd=root,
-                env={**base_environment(), TAG_SUPERVISOR: os.path.realpath(ref.root)},
+                env={
+                    **base_environment(),
+                    TAG_SUPERVISOR: os.path.realpath(ref.root),
+                    TAG_EDITION: _edition(root),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -484,6 +529,19 @@ class SupervisorRuntime:
             raise ServiceError(f"supervisord of {ref.host}", str(error), "an orderly end") from error
         self._end(processes, _LEFTOVER_SECONDS)
 
+    def _replaceable(self, ref: ServiceRef, daemon: _Supervisord) -> bool:
+        """Whether it was started from other files than the deployed ones, and nothing else depends on it.
+
+        Its rules come with its start alone. While it watches another service, or holds the last
+        words of one that ended, it stays as it is.
+        """
+        processes = self._supervisord_processes(ref)
+        edition = _edition(Path(ref.root))
+        if all(_environment(process.pid).get(TAG_EDITION) == edition for process in processes):
+            return False
+        programs = daemon.call("getAllProcessInfo")
+        return all(one["name"] == ref.name or one["state"] == ProcessStates.STOPPED for one in programs)
+
     # Processes
 
     def _stored(self, ref: ServiceRef) -> dict[str, Any]:
@@ -508,6 +566,12 @@ class SupervisorRuntime:
             return
         self._sweep(ref, outcome, wait=0)
         self._refuse_taken_ports(ref, stored)
+        if daemon is not None and self._replaceable(ref, daemon):
+            processes = self._supervisord_processes(ref)
+            daemon.call("shutdown")
+            self._end(processes, _LEFTOVER_SECONDS)
+            outcome.did.append(f"end outdated supervisord of {ref.host}")
+            daemon = None
         if daemon is None:
             daemon = self._spawn_daemon(ref)
             outcome.did.append(f"start supervisord of {ref.host}")
@@ -588,8 +652,7 @@ class SupervisorRuntime:
         with contextlib.suppress(xmlrpc.client.Fault):
             # The fault says that it is not running any more, which the loop sees as well.
             daemon.call("stopProcess", ref.name, False)
-        process = _alive(program["pid"]) if program["pid"] else None
-        if process is not None and process.status() == psutil.STATUS_STOPPED:
+        if program["pid"] and _suspended(program["pid"]):
             # A suspended process takes no signal but this one; its own group goes with it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program["pid"], signal.SIGKILL)
@@ -671,6 +734,15 @@ class SupervisorRuntime:
                 )
 
 
+def _edition(root: Path) -> str:
+    """16 hexadecimal digits over the launcher and the configuration as they are deployed."""
+    digest = hashlib.sha256()
+    for name in (LAUNCHER, CONFIG):
+        path = root / name
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()[:16]
+
+
 def _bind_error(address: str, port: int) -> OSError | None:
     """Why this address can't be listened at now; None when it can."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -711,12 +783,37 @@ def _environment(pid: int) -> dict[str, str]:
         return {}
 
 
+def _compare_digests(info: ServiceInfo, ref: ServiceRef, stored: dict[str, Any]) -> None:
+    """Say whether the process runs an older definition, or has not read the newest reloadable files."""
+    running = info["digest_running"]
+    info["restart_needed"] = running is not None and running != info["digest_deployed"]
+    if info["pid"] is not None and stored.get("reload_digest") is not None:
+        info["reload_needed"] = _read_by(ref, info["pid"]) != stored["reload_digest"]
+
+
+def _read_by(ref: ServiceRef, pid: int) -> str | None:
+    """Digest of the reloadable files that a process has read: at its last signal, else at its start."""
+    mark = read_mark(ref)
+    with contextlib.suppress(psutil.Error):
+        if mark is not None and mark["pid"] == pid and mark["created"] == psutil.Process(pid).create_time():
+            return None if mark["digest"] is None else str(mark["digest"])
+    # No signal yet, or the process that got one is gone: what it was started with counts.
+    return _environment(pid).get(TAG_RELOADABLE)
+
+
 def _alive(pid: int) -> psutil.Process | None:
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else process
     except psutil.NoSuchProcess:
         return None
+
+
+def _suspended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _add_process(info: ServiceInfo, pid: int) -> None:
@@ -747,7 +844,9 @@ def _describe(program: dict[str, Any]) -> str:
     if state == ProcessStates.STOPPING:
         return "stopping"
     if state in (ProcessStates.BACKOFF, ProcessStates.FATAL):
-        return f"{program['spawnerr'] or 'keeps ending'} (last exit code {program['exitstatus']})"
+        code = program["exitstatus"]
+        ending = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"{program['spawnerr'] or 'keeps ending'}, last {ending}"
     if state == ProcessStates.EXITED:
         return f"ended by itself with exit code {program['exitstatus']}"
     return ""
@@ -795,6 +894,11 @@ def _program_conf(definition: ServiceDefinition) -> str:
     environment = {**definition.environment, **definition.tags()}
     codes = ",".join(str(code) for code in definition.restart.success_exit_codes)
     log = f"{definition.root}/log/{definition.name}.log"
+    restart = definition.restart
+    limit = ""
+    if restart.crashes is not None:
+        # Read by our launcher; plain supervisord passes over names that it does not know.
+        limit = f"crash_limit = {restart.crashes}\ncrash_window = {restart.window_seconds}\n"
     return (
         f"[program:{definition.name}]\n"
         f"command = {' '.join(_argument(part) for part in command)}\n"
@@ -805,6 +909,7 @@ def _program_conf(definition: ServiceDefinition) -> str:
         f"exitcodes = {codes}\n"
         f"startsecs = {round(definition.start_seconds)}\n"
         f"startretries = {definition.restart.retries}\n"
+        f"{limit}"
         f"stopsignal = {definition.stop_signal}\n"
         f"stopwaitsecs = {round(definition.stop_timeout)}\n"
         "killasgroup = true\n"

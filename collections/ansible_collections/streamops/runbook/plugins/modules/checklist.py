@@ -1,0 +1,92 @@
+#!/usr/bin/python
+"""Translate parameters and errors for module_utils/checklist.py, which holds the logic."""
+
+from __future__ import annotations
+
+DOCUMENTATION = """
+module: checklist
+short_description: Reads a checklist with figures and verdicts from Prometheus
+description:
+  - C(metrics) are the runbook's five beside the thresholds of their alerts, C(panels) those of the daily checklist.
+  - It fails when a line of the list is bad, with all lines on the card.
+  - Without Prometheus C(metrics) reads them where they arise and the run ends degraded; C(panels) are refused.
+attributes:
+  check_mode: {support: full, description: It only reads.}
+  diff_mode: {support: none, description: It changes nothing.}
+options:
+  list: {description: Which checklist., type: str, choices: [metrics, panels], required: true}
+  prometheus: {description: Address of Prometheus., type: str, required: true}
+  endpoints: {description: "Metrics page by service, for a time without Prometheus.", type: dict, required: true}
+  alerts: {description: Alert rules with their thresholds filled in., type: list, elements: dict, default: []}
+  panels: {description: Panels of config/grafana/panels.yml., type: list, elements: dict, default: []}
+  timeout: {description: Seconds for each question., type: float, default: 4.0}
+author: ["The streamops runbook project (@streamops)"]
+"""
+
+RETURN = """
+items: {description: "Lines with name, figure, limit, verdict and good.", type: list, elements: dict, returned: always}
+"""
+
+EXAMPLES = """
+- name: The five metrics
+  streamops.runbook.checklist:
+    list: metrics
+    prometheus: http://127.0.77.61:9090
+    endpoints: "{{ pipeline_endpoints.metrics }}"
+    alerts: "{{ rules }}"
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.streamops.runbook.plugins.module_utils import checklist
+from ansible_collections.streamops.runbook.plugins.module_utils.errors import ProbeError, RunbookError
+
+
+def _read(given: dict[str, Any]) -> tuple[list[checklist.Item], str]:
+    """Return the lines of the list, and what was missing while they were read."""
+    if given["list"] == "panels":
+        return checklist.daily_panels(given["panels"], given["prometheus"], given["timeout"]), ""
+    try:
+        return checklist.five_metrics(given["alerts"], given["prometheus"], given["timeout"]), ""
+    except ProbeError as error:
+        return checklist.five_metrics_directly(given["endpoints"], given["timeout"]), str(error)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "list": {"type": "str", "choices": ["metrics", "panels"], "required": True},
+            "prometheus": {"type": "str", "required": True},
+            "endpoints": {"type": "dict", "required": True},
+            "alerts": {"type": "list", "elements": "dict", "default": []},
+            "panels": {"type": "list", "elements": "dict", "default": []},
+            "timeout": {"type": "float", "default": 4.0},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        items, missing = _read(module.params)
+    except RunbookError as error:
+        module.fail_json(
+            msg=f"{error} Helps: make monitoring-restart", refused=True, items=[], runbook={"status": "refused"}
+        )
+    fragment: dict[str, Any] = {"table": checklist.table(items), "checklist": [item.as_dict() for item in items]}
+    bad = [item for item in items if not item.good]
+    if bad:
+        lines = "; ".join(f"{item.name}: {item.figure}, allowed {item.limit}, {item.verdict}" for item in bad)
+        module.fail_json(
+            msg=f"{len(bad)} of {len(items)} are bad: {lines}",
+            items=fragment["checklist"],
+            runbook={**fragment, "status": "failed"},
+        )
+    if missing:
+        fragment |= {
+            "status": "degraded",
+            "next": [f"{missing} Read directly, without rates. Then: make monitoring-restart"],
+        }
+    module.exit_json(changed=False, items=fragment["checklist"], runbook=fragment)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Figures of runs in the text file that node_exporter reads."""
+
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
+
+
+def run(status: str = "completed", **more: Any) -> dict[str, Any]:
+    return {"procedure": "site", "status": status, "seconds": 12.5, "trigger": "human", **more}
+
+
+def samples(folder: Path) -> run_metrics.Samples:
+    return run_metrics.read(folder / run_metrics.FILE)
+
+
+def test_runs_add_up_and_the_newest_shows_how_it_ended(tmp_path: Path) -> None:
+    run_metrics.record(tmp_path, run(), 100.0, None)
+    run_metrics.record(tmp_path, run("failed"), 200.0, None)
+    found = samples(tmp_path)
+    assert found["runbook_runs_total"] == {("site", "completed"): 1, ("site", "failed"): 1}
+    assert found["runbook_last_run_status"] == {("site", "failed"): 1}
+    assert found["runbook_last_run_timestamp_seconds"] == {("site",): 200}
+    assert found["runbook_last_success_timestamp_seconds"] == {("site",): 100}
+    assert found["runbook_last_run_seconds"] == {("site",): 12.5}
+
+
+def test_refused_and_locked_runs_are_counted_and_say_nothing_of_the_procedure(tmp_path: Path) -> None:
+    run_metrics.record(tmp_path, run(), 100.0, None)
+    run_metrics.record(tmp_path, run("locked"), 200.0, None)
+    run_metrics.record(tmp_path, run("refused"), 300.0, None)
+    found = samples(tmp_path)
+    assert found["runbook_runs_total"][("site", "locked")] == 1
+    assert found["runbook_last_run_status"] == {("site", "completed"): 1}
+
+
+def test_only_what_a_schedule_ran_can_be_missed(tmp_path: Path) -> None:
+    run_metrics.record(tmp_path, run(), 100.0, 900.0)
+    assert samples(tmp_path)["runbook_schedule_period_seconds"] == {}
+    run_metrics.record(tmp_path, run(trigger="cron"), 200.0, 900.0)
+    found = samples(tmp_path)
+    assert found["runbook_schedule_period_seconds"] == {("site",): 900}
+    assert found["runbook_last_scheduled_run_timestamp_seconds"] == {("site",): 200}
+
+
+def test_runs_that_end_at_one_moment_are_all_counted(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: run_metrics.record(tmp_path, run(), 100.0, None), range(24)))
+    assert samples(tmp_path)["runbook_runs_total"] == {("site", "completed"): 24}
+
+
+def test_a_damaged_file_begins_anew_and_the_exporter_may_read_it(tmp_path: Path) -> None:
+    (tmp_path / run_metrics.FILE).write_text("runbook_runs_total{ broken")
+    run_metrics.record(tmp_path, run(), 100.0, None)
+    assert samples(tmp_path)["runbook_runs_total"] == {("site", "completed"): 1}
+    assert stat.S_IMODE((tmp_path / run_metrics.FILE).stat().st_mode) == 0o644
