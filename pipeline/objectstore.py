@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config import S3Endpoint, S3Login
 from pipeline.errors import Unavailable
+
+if TYPE_CHECKING:
+    from botocore.config import _RetryDict
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -21,7 +24,7 @@ def spark_uri(uri: str) -> str:
 
 
 def s3_client(
-    endpoint: S3Endpoint, login: S3Login, *, connect_timeout: float, read_timeout: float, retries: dict[str, Any]
+    endpoint: S3Endpoint, login: S3Login, *, connect_timeout: float, read_timeout: float, retries: _RetryDict
 ) -> Any:
     """A client of boto3; both timeouts are in seconds, ``retries`` is botocore's own setting."""
     # Imported late: it costs a third of a second, and most commands do without.
