@@ -92,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
             _exporter,
             "run the exporter: lag and the canary's age for Prometheus",
             "Reads offsets from Kafka whenever it is scraped, and sends a canary event at an interval "
-            "that it looks for in the events table. Starts and goes on without Kafka and without the "
+            "that it looks for in the events table. Where the stack speaks TLS it also shows when the "
+            "certificates end. Starts and goes on without Kafka and without the "
             "object store; its metrics then say so. Runs until SIGTERM.",
         ),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 from pipeline.config import KafkaEndpoint, KafkaLogin, S3Endpoint, S3Login
@@ -14,7 +15,7 @@ def kafka_settings(endpoint: KafkaEndpoint, login: KafkaLogin) -> dict[str, Any]
     Reconnects back off to one second at most, so that a client notices within a second that a
     broker is back.
     """
-    return {
+    settings: dict[str, Any] = {
         "bootstrap_servers": endpoint.bootstrap.split(","),
         "security_protocol": endpoint.security_protocol,
         "sasl_mechanism": endpoint.sasl_mechanism,
@@ -23,6 +24,9 @@ def kafka_settings(endpoint: KafkaEndpoint, login: KafkaLogin) -> dict[str, Any]
         "reconnect_backoff_ms": 100,
         "reconnect_backoff_max_ms": 1_000,
     }
+    if endpoint.tls is not None:
+        settings |= {"ssl_cafile": str(endpoint.tls.ca_file), "ssl_check_hostname": True}
+    return settings
 
 
 def connect_admin(endpoint: KafkaEndpoint, login: KafkaLogin, client_id: str, timeout: float) -> Any:
@@ -61,6 +65,10 @@ def connect_admin(endpoint: KafkaEndpoint, login: KafkaLogin, client_id: str, ti
 
 def delta_storage_options(endpoint: S3Endpoint, login: S3Login) -> dict[str, str]:
     """Storage options of delta-rs for the same object store."""
+    if endpoint.tls is not None:
+        # delta-rs has no option for an authority of one's own (its issue 4246): it asks the system's store, and
+        # this variable names another one. Nothing in our processes speaks TLS with anyone outside the stack.
+        os.environ["SSL_CERT_FILE"] = str(endpoint.tls.ca_file)
     return {
         "AWS_ENDPOINT_URL": endpoint.endpoint,
         "AWS_REGION": endpoint.region,

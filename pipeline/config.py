@@ -8,17 +8,20 @@ the value allowed; values of fields that hold secrets are never shown.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     SecretStr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from pipeline.errors import ConfigError
@@ -41,7 +44,14 @@ def _bootstrap(value: str) -> str:
     return value
 
 
+def _readable(value: Path) -> Path:
+    if not value.is_file() or not os.access(value, os.R_OK):
+        raise ValueError("a file that this process may read")
+    return value
+
+
 S3Uri = Annotated[str, AfterValidator(_s3_uri)]
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -57,6 +67,14 @@ class _Shared(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class Tls(_Shared):
+    """The files of this host, as PEM: whom it trusts, the certificate that it shows, and the key of that."""
+
+    ca_file: ReadableFile
+    cert_file: ReadableFile
+    key_file: ReadableFile
+
+
 class KafkaEndpoint(_Shared):
     """How the brokers are reached, and the names that the pipeline uses there."""
 
@@ -65,6 +83,7 @@ class KafkaEndpoint(_Shared):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
     topic: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
     group: Annotated[str, Field(min_length=1)]
+    tls: Tls | None = None
 
 
 class S3Endpoint(_Shared):
@@ -72,6 +91,7 @@ class S3Endpoint(_Shared):
 
     endpoint: Annotated[str, Field(pattern=r"^https?://[^/]+$")]
     region: Annotated[str, Field(min_length=1)]
+    tls: Tls | None = None
 
 
 class Tables(_Shared):
@@ -82,12 +102,37 @@ class Tables(_Shared):
 
 
 class Endpoints(_Shared):
-    """The content of ``endpoints.json``."""
+    """The content of ``endpoints.json``.
+
+    ``tls`` is there where the stack speaks TLS, and then everywhere: with Kafka, with the object store, and
+    between whoever serves metrics and whoever reads them, who show each other certificates.
+    ``metrics`` is a page by service.
+    """
 
     kafka: KafkaEndpoint
     s3: S3Endpoint
     tables: Tables
     checkpoint_pointer: S3Uri
+    tls: Tls | None = None
+    metrics: dict[str, str] = Field(default_factory=dict)
+    prometheus: str = ""
+    alertmanager: str = ""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tls_everywhere(cls, value: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Give each endpoint the files, so that whoever has one can reach it."""
+        made = validate(value)
+        if made.tls is None:
+            return made
+        if made.kafka.security_protocol != "SASL_SSL":
+            raise ValueError("kafka.security_protocol SASL_SSL where there is tls")
+        if not made.s3.endpoint.startswith("https://"):
+            raise ValueError("an s3.endpoint of https:// where there is tls")
+        files = {"tls": made.tls}
+        return made.model_copy(
+            update={"kafka": made.kafka.model_copy(update=files), "s3": made.s3.model_copy(update=files)}
+        )
 
 
 class KafkaLogin(_Shared):
@@ -122,6 +167,12 @@ class ServiceCredentials(_Shared):
 
     kafka: KafkaLogin
     s3: S3Login
+
+
+class StreamingCredentials(ServiceCredentials):
+    """What the streaming job may know; ``spark_secret`` is what the hosts of a Spark cluster know each other by."""
+
+    spark_secret: Annotated[SecretStr, Field(min_length=1)] | None = None
 
 
 class MetricsAddress(_Settings):
@@ -163,7 +214,7 @@ class StreamingConfig(_Settings):
     """
 
     endpoints: Endpoints
-    credentials: ServiceCredentials
+    credentials: StreamingCredentials
     event_schema: dict[str, Any]
     master: Annotated[str, Field(pattern=r"^(local(\[(\d+|\*)\])?|spark://.+|yarn|k8s://.+)$")]
     trigger_seconds: Annotated[float, Field(ge=0.5, le=3600)]
@@ -214,13 +265,15 @@ class InboxConfig(_Settings):
     """Configuration of ``pipeline inbox``.
 
     ``file`` takes one JSON line per message; beyond ``max_lines`` it becomes ``FILE.1`` and a new one
-    is begun. With ``token``, only senders that show it as a bearer token are heard.
+    is begun. With ``token``, only senders that show it as a bearer token are heard; with ``tls``, only those
+    with a certificate of its authority.
     """
 
     listen: ListenAddress
     file: Path
     max_lines: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
     token: Annotated[SecretStr, Field(min_length=1)] | None = None
+    tls: Tls | None = None
 
 
 Model = TypeVar("Model", bound=BaseModel)

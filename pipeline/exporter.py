@@ -1,4 +1,4 @@
-"""The exporter service: lag read when asked, and canaries sent at an interval.
+"""The exporter service: lag read when asked, canaries sent and certificates looked at now and then.
 
 Needs nothing to start: what is not there shows in its metrics.
 """
@@ -11,7 +11,9 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry
 
+from pipeline import certificates
 from pipeline.canary import Canary, CanaryMetrics
+from pipeline.certificates import CertificateCollector
 from pipeline.clients import connect_admin
 from pipeline.config import ExporterConfig
 from pipeline.errors import EXIT_OK, PipelineError
@@ -31,7 +33,8 @@ def run(config: ExporterConfig, stop: threading.Event) -> int:
     :param stop: set by SIGTERM.
     :returns: the exit code.
     :raises Unavailable: the metrics address cannot be used.
-    :raises PipelineError: the thread of the canaries ended, which only a new process heals.
+    :raises ConfigError: the files of ``tls`` cannot be used.
+    :raises PipelineError: one of its threads ended, which only a new process heals.
     """
     endpoint, login = config.endpoints.kafka, config.credentials.kafka
     registry = CollectorRegistry()
@@ -51,13 +54,21 @@ def run(config: ExporterConfig, stop: threading.Event) -> int:
         config.canary_deadline_seconds,
         stop,
     )
-    serve(config.metrics, registry)
+    work = {"canary": canary.run}
+    tls = config.endpoints.tls
+    if tls is not None:
+        shown = CertificateCollector(certificates.places(config.endpoints), partial(certificates.read, tls))
+        registry.register(shown)
+        work["certificates"] = partial(shown.run, stop)
+    serve(config.metrics, registry, tls)
     log.info("a canary every %g s", config.canary_interval_seconds)
-    thread = threading.Thread(target=canary.run, name="canary", daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in work.items()]
+    for thread in threads:
+        thread.start()
     while not stop.wait(1.0):
-        if not thread.is_alive():
-            raise PipelineError("canary", "its thread ended", "a thread until the stop", "see the log above")
+        for thread in threads:
+            if not thread.is_alive():
+                raise PipelineError(thread.name, "its thread ended", "a thread until the stop", "see the log above")
     return EXIT_OK
 
 

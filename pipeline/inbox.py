@@ -23,8 +23,9 @@ from typing import Any, ClassVar, NoReturn
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from pipeline.config import InboxConfig
+from pipeline.config import InboxConfig, Tls
 from pipeline.errors import EXIT_OK, Unavailable
+from pipeline.tls import secure
 
 log = logging.getLogger(__name__)
 
@@ -196,14 +197,22 @@ class Server(ThreadingHTTPServer):
     """The HTTP server; its threads end with the process.
 
     :param address: host and port; port 0 takes a free one.
+    :param tls: then it speaks TLS, with those alone who show a certificate of the same authority.
     :raises OSError: the address is not one of this host, or the port is taken.
+    :raises ConfigError: the files of ``tls`` cannot be used.
     """
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], inbox: Inbox) -> None:
+    def __init__(self, address: tuple[str, int], inbox: Inbox, tls: Tls | None = None) -> None:
         self.inbox = inbox
         super().__init__(address, Handler)
+        if tls is not None:
+            try:
+                secure(self, tls)
+            except BaseException:
+                self.server_close()
+                raise
 
     def handle_error(self, _request: Any, client_address: Any) -> None:
         """A request that ended by an error is one line of the log."""
@@ -306,6 +315,7 @@ def run(config: InboxConfig, stop: threading.Event) -> int:
     :param stop: set by SIGTERM.
     :returns: the exit code.
     :raises Unavailable: the address or the file cannot be used.
+    :raises ConfigError: the files of ``tls`` cannot be used.
     """
     file = MessageFile(config.file, config.max_lines)
     try:
@@ -315,7 +325,7 @@ def run(config: InboxConfig, stop: threading.Event) -> int:
     inbox = Inbox(file, None if config.token is None else config.token.get_secret_value())
     address = config.listen
     try:
-        server = Server((address.host, address.port), inbox)
+        server = Server((address.host, address.port), inbox, config.tls)
     except OSError as error:
         raise Unavailable(
             "inbox",

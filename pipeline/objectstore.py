@@ -37,6 +37,8 @@ def s3_client(
         region_name=endpoint.region,
         aws_access_key_id=login.access_key.get_secret_value(),
         aws_secret_access_key=login.secret_key.get_secret_value(),
+        # None leaves it to boto3, which asks the authorities that it knows.
+        verify=None if endpoint.tls is None else str(endpoint.tls.ca_file),
         config=botocore.config.Config(
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,

@@ -68,7 +68,7 @@ def run(config: ProducerConfig, connect: Callable[[], Producer], stop: threading
     :raises Unavailable: the metrics address cannot be used.
     """
     metrics = ProducerMetrics()
-    serve(config.metrics, metrics.registry)
+    serve(config.metrics, metrics.registry, config.endpoints.tls)
     sender = EventSender(
         config.endpoints.kafka.topic,
         connect,

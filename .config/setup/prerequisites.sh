@@ -2,6 +2,7 @@
 # Finds the programs that everything else stands on. As root on Debian or Ubuntu it installs those that are missing;
 # anywhere else it names each with what was found, what is wanted and the line that installs it.
 set -euo pipefail
+. "$(dirname "$0")/common.sh"
 
 missing=()
 packages=()
@@ -67,20 +68,8 @@ if ((${#missing[@]} == 0)); then
 fi
 
 printf 'Missing prerequisite: %s\n' "${missing[@]}"
-install="apt-get install --yes --no-install-recommends ${packages[*]}"
-if ! command -v apt-get >/dev/null; then
-  printf 'This machine has no apt-get: install them its own way, then run the same command again.\n' >&2
-  exit 1
-fi
-if (($(id -u) != 0)); then
-  printf 'Install them, then run the same command again:\n  sudo %s\n' "$install" >&2
-  exit 1
-fi
-
-printf 'Installing: %s\n' "${packages[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update --quiet
-$install
+# An entry may be several packages.
+install_packages ${packages[*]}
 look
 if ((${#missing[@]} > 0)); then
   printf 'Still missing after the installation: %s\n' "${missing[@]}" >&2

@@ -2,6 +2,7 @@
 # Brings .venv of this clone to what the locked requirements say. When nothing changed it does nothing at all.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. .config/setup/common.sh
 
 cache=${STREAMOPS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/streamops}
 export PIP_CACHE_DIR=$cache/pip UV_CACHE_DIR=$cache/uv
@@ -12,20 +13,6 @@ export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS:-true}
 # Two runs in one clone must not install over each other.
 exec 9<.config/setup/venv.sh
 flock 9
-
-step() {
-  # A line at once, and one every ten seconds while the command goes on.
-  local label=$1 started=$SECONDS ticker code=0
-  shift
-  printf 'venv: %s\n' "$label"
-  # The sleep outlives the loop; it must not keep a pipe open that the caller reads.
-  (while sleep 10 >/dev/null 2>&1; do printf 'venv: %s, %d s so far\n' "$label" $((SECONDS - started)); done) 9<&- &
-  ticker=$!
-  "$@" 9<&- || code=$?
-  kill "$ticker"
-  wait "$ticker" 2>/dev/null || test $? -eq 143
-  return "$code"
-}
 
 go_is_new_enough() {
   local major minor

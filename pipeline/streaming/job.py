@@ -59,7 +59,7 @@ def run(config: StreamingConfig, stop: threading.Event) -> int:
     metrics = StreamingMetrics()
     metrics.state("waiting-for-dependencies")
     fields = event_fields(config.event_schema)
-    serve(config.metrics, metrics.registry)
+    serve(config.metrics, metrics.registry, config.endpoints.tls)
     jvm = Jvm(config)
     lease: Lease | None = None
     try:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "iot-streaming"
 _JVM_START_SECONDS = 60.0
+_TRUST_STORE = "trust.jks"
 
 # What Spark's own launcher adds for Java 17 (org.apache.spark.launcher.JavaModuleOptions of the
 # pinned version); a contract test holds the two equal.
@@ -58,7 +59,7 @@ JAVA_MODULE_OPTIONS = (
 def spark_conf(config: StreamingConfig) -> dict[str, str]:
     """The Spark configuration of the job; what the inventory says in ``spark_conf`` wins.
 
-    No secrets: they go to the Hadoop configuration inside the JVM.
+    No secrets: they are set inside the JVM.
     """
     address = config.metrics.host
     conf = {
@@ -104,6 +105,8 @@ def spark_conf(config: StreamingConfig) -> dict[str, str]:
         "spark.hadoop.fs.s3a.connection.ssl.enabled": str(config.endpoints.s3.endpoint.startswith("https:")).lower(),
         "spark.hadoop.fs.s3a.aws.credentials.provider": ("org.apache.hadoop.fs.s3a.SimpleAWSCredentialsProvider"),
     }
+    if config.credentials.spark_secret is not None:
+        conf |= {"spark.authenticate": "true", "spark.network.crypto.enabled": "true"}
     conf.update(config.spark_conf)
     return conf
 
@@ -139,6 +142,33 @@ def _spark_home() -> Path:
     if found is None or found.origin is None:
         raise ConfigError("pyspark", "none installed", "the pinned package")
     return Path(found.origin).parent
+
+
+def _trusting(store: str) -> dict[str, str]:
+    """Java's own properties for what its TLS trusts, which is what S3A goes by."""
+    return {"javax.net.ssl.trustStore": store, "javax.net.ssl.trustStoreType": "JKS"}
+
+
+def write_trust_store(gateway: Any, ca_file: Path, store: Path) -> None:
+    """Write certificates in the form that Java wants them in.
+
+    In the oldest of its forms, which is read without a password: then none has to be kept from command lines,
+    and there is no secret in it.
+
+    :param gateway: py4j's, to the JVM.
+    :param ca_file: certificates as PEM.
+    """
+    jvm = gateway.jvm
+    made = jvm.java.security.KeyStore.getInstance("JKS")
+    made.load(None, None)
+    source = jvm.java.io.FileInputStream(str(ca_file))
+    found = jvm.java.security.cert.CertificateFactory.getInstance("X.509").generateCertificates(source)
+    source.close()
+    for number, certificate in enumerate(found):
+        made.setCertificateEntry(f"authority-{number}", certificate)
+    target = jvm.java.io.FileOutputStream(str(store))
+    made.store(target, gateway.new_array(jvm.char, 0))
+    target.close()
 
 
 def _remove_leftovers(local_dir: Path) -> None:
@@ -198,9 +228,14 @@ class Jvm:
         # The way in which pyspark is told of a JVM that runs already.
         os.environ["PYSPARK_GATEWAY_PORT"] = str(port)
         os.environ["PYSPARK_GATEWAY_SECRET"] = secret
+        from pyspark import SparkContext
         from pyspark.sql import SparkSession
 
-        session: SparkSession = SparkSession.builder.getOrCreate()
+        builder = SparkSession.builder
+        SparkContext._ensure_initialized()  # noqa: SLF001 - what follows comes before any context
+        for key, value in self._set_inside(SparkContext._gateway).items():  # noqa: SLF001
+            builder = builder.config(key, value)
+        session: SparkSession = builder.getOrCreate()
         context: Any = session.sparkContext
         hadoop = context._jsc.hadoopConfiguration()  # noqa: SLF001 - pyspark has no public way
         login = self._config.credentials.s3
@@ -218,6 +253,27 @@ class Jvm:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._exchange, ignore_errors=True)
+
+    def _set_inside(self, gateway: Any) -> dict[str, str]:
+        """Have Java trust our authority, and return the configuration that may stand on no command line."""
+        conf = {}
+        secret = self._config.credentials.spark_secret
+        if secret is not None:
+            conf["spark.authenticate.secret"] = secret.get_secret_value()
+        tls = self._config.endpoints.tls
+        if tls is not None:
+            store = self._exchange / _TRUST_STORE
+            write_trust_store(gateway, tls.ca_file, store)
+            for name, value in _trusting(str(store)).items():
+                gateway.jvm.java.lang.System.setProperty(name, value)
+            if not self._config.master.startswith("local"):
+                # Executors get the file into the folder in which they are started.
+                options = [f"-D{name}={value}" for name, value in _trusting(_TRUST_STORE).items()]
+                conf["spark.executor.extraJavaOptions"] = " ".join(
+                    [*self._conf.get("spark.executor.extraJavaOptions", "").split(), *options]
+                )
+                conf["spark.files"] = ",".join(filter(None, [self._conf.get("spark.files"), str(store)]))
+        return conf
 
     def _connection(self) -> tuple[int, str]:
         path = self._exchange / "connection"

@@ -17,7 +17,13 @@ def kafka_options(config: StreamingConfig, starting_offsets: str) -> dict[str, s
     :param starting_offsets: only used while the checkpoint is empty.
     """
     endpoint, login = config.endpoints.kafka, config.credentials.kafka
+    trust = {}
+    if endpoint.tls is not None:
+        # The authority itself and not its file: executors on other hosts need none.
+        authority = endpoint.tls.ca_file.read_text()
+        trust = {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.certificates": authority}
     return {
+        **trust,
         "kafka.bootstrap.servers": endpoint.bootstrap,
         "kafka.security.protocol": endpoint.security_protocol,
         "kafka.sasl.mechanism": endpoint.sasl_mechanism,

@@ -87,6 +87,21 @@ def test_a_filled_contact_gets_the_token_from_its_file_and_no_redirect_does() ->
     assert receivers["P2"] == {"name": "P2"}
 
 
+def test_a_webhook_of_the_stack_is_spoken_to_in_its_tls_and_no_other(tools: Tools, tmp_path: Path) -> None:
+    files = {name: str(tmp_path / name) for name in ("ca_file", "cert_file", "key_file")}
+    inside = "https://192.0.2.61:909"
+    contacts = {name: f"{inside}/{name}" for name in FILLED} | {"team_lead": f"{inside}5/hook"}
+    config = filters.alertmanager_config(str(ESCALATION), contacts, "/etc/token", tls=files, inside=[inside])
+    (tmp_path / "alertmanager.yml").write_text(yaml.safe_dump(config))
+    assert "8 receivers" in amtool(tools, "check-config", tmp_path / "alertmanager.yml")
+    for receiver in config["receivers"]:
+        (webhook,) = receiver["webhook_configs"]
+        expected = files if webhook["url"].startswith(f"{inside}/") else None
+        assert webhook["http_config"].get("tls_config") == expected
+    without = filters.alertmanager_config(str(ESCALATION), contacts, "/etc/token", inside=[inside])
+    assert "tls_config" not in yaml.safe_dump(without)
+
+
 def test_unfilled_contacts_are_named_with_what_to_fill_in() -> None:
     found = filters.unfilled_contacts(str(ESCALATION), {"team_lead": FILLED["team_lead"], "watchdog": "[nothing]"})
     assert len(found) == 4

@@ -17,8 +17,9 @@ from pyspark.sql import functions as fn
 
 from pipeline.streaming.lease import LeaseLost
 from pipeline.streaming.schema import event_columns, event_fields, judge
-from pipeline.streaming.session import JAVA_MODULE_OPTIONS
+from pipeline.streaming.session import JAVA_MODULE_OPTIONS, write_trust_store
 from pipeline.streaming.sink import Sink
+from tests.unit.authority import Authority
 from tests.unit.pipeline.support import SCHEMA
 
 FIELDS = event_fields(json.loads(SCHEMA.read_text()))
@@ -206,6 +207,16 @@ def test_a_lease_that_is_lost_inside_a_batch_keeps_its_commit_away(spark: SparkS
         sink(judge(messages(spark, [event(), b"x"]), FIELDS, LIMIT), 7)
     assert tables.written == {"events": [0]}
     assert sink.last_batch == -1
+
+
+def test_java_reads_the_trust_store_without_a_password(spark: SparkSession, tmp_path: Path) -> None:
+    authority, store = Authority(tmp_path / "tls"), tmp_path / "trust.jks"
+    gateway: Any = spark.sparkContext._gateway
+    write_trust_store(gateway, authority.ca_file, store)
+    read = gateway.jvm.java.security.KeyStore.getInstance("JKS")
+    read.load(gateway.jvm.java.io.FileInputStream(str(store)), None)
+    assert [read.isCertificateEntry(alias) for alias in read.aliases()] == [True]
+    assert "CN=test authority" in read.getCertificate("authority-0").toString()
 
 
 def test_the_java_options_are_those_of_sparks_launcher() -> None:

@@ -57,7 +57,8 @@ def test_misspelt_parameter_is_refused_and_the_near_one_offered() -> None:
 
 
 def test_inventory_variables_and_common_parameters_may_be_given() -> None:
-    procedure().check_parameters({"kafka_heap": "1g", "reason": "drill", "ansible_user": "x"}, known=("kafka_heap",))
+    given = {"kafka_heap": "1g", "reason": "drill", "ansible_user": "x", "without_lease": "ops-1"}
+    procedure().check_parameters(given, known=("kafka_heap",))
 
 
 def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -84,6 +84,19 @@ def test_without_prometheus_the_metrics_are_read_where_they_arise() -> None:
     assert not any(item.good for item in checklist.five_metrics_directly(dict.fromkeys(services, "x"), 1.0, down))
 
 
+def test_a_page_that_wants_a_login_is_asked_with_it() -> None:
+    page = "".join(f"{name} 7\n" for name in FIVE_METRICS)
+
+    def refusing(url: str, timeout: float) -> tuple[int, str]:
+        return (401, "") if url == "kafka" else (200, page)
+
+    services = {name: name for name in ("kafka", "pipeline-exporter", "spark-streaming", "minio-bucket")}
+    without = checklist.five_metrics_directly(services, 1.0, refusing)
+    assert {item.figure for item in without if not item.good} == {"HTTP 401"}
+    asked = checklist.five_metrics_directly(services, 1.0, refusing, {"kafka": lambda url, timeout: (200, page)})
+    assert all(item.good for item in asked)
+
+
 PANEL = {
     "title": "Volume",
     "unit": "per_second",

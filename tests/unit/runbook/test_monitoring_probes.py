@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -114,3 +115,26 @@ def test_without_prometheus_every_question_says_so() -> None:
     assert all("refused" in check.seen for check in checks)
     with pytest.raises(ProbeError, match="Connection refused"):
         monitoring.query("http://p:9090", "up", 1.0, answers({}))
+    # Its host accounts for all of it; somebody else's silence is excused by nobody.
+    assert all(check.host == "monitoring-1" or check.blames == ("monitoring-1",) for check in checks)
+
+
+def test_hosts_of_the_targets_that_are_down_are_blamed() -> None:
+    page = answers({"/api/v1/targets": (200, active("up", "down"))})
+    assert monitoring.targets_check(TARGET, page).blames == ("k1",)
+    # Where one of them is not even known, the configuration is to blame.
+    page = answers({"/api/v1/targets": (200, active("down"))})
+    assert monitoring.targets_check(TARGET, page).blames == ()
+
+
+def test_metric_that_one_host_alone_serves_is_missing_because_of_it() -> None:
+    target = dataclasses.replace(TARGET, hosts={**TARGET.hosts, "minio": "minio-1", "spark-streaming": "spark-1"})
+    missing = {name: age for name, age in FRESH.items() if name != "minio_bucket_usage_total_bytes"}
+    page = answers({"/api/v1/query": (200, vector(missing))})
+    assert monitoring.metrics_check(target, page).blames == ("minio-1",)
+    stale = {**missing, "spark_streaming_batch_processing_time": 60.0}
+    page = answers({"/api/v1/query": (200, vector(stale))})
+    assert monitoring.metrics_check(target, page).blames == ("minio-1", "spark-1")
+    # Each broker serves Kafka's: that all of them are missing is no single host's doing.
+    page = answers({"/api/v1/query": (200, vector({**stale, monitoring.FIVE_METRICS[0]: 60.0}))})
+    assert monitoring.metrics_check(target, page).blames == ()

@@ -110,6 +110,26 @@ def test_stop_goes_from_the_producer_to_the_store() -> None:
     ]
 
 
+def spark() -> list[dict[str, Any]]:
+    return [service("spark-master", "spark-1"), service("spark-worker", "spark-2"), service("spark-worker", "spark-3")]
+
+
+def test_what_runs_the_streams_tasks_stops_after_it_and_starts_before_it() -> None:
+    stopped = [action.service for action in make([*stack(), *spark()], [], intent="stop").actions]
+    assert stopped[:5] == ["producer", "spark-streaming", "spark-worker", "spark-worker", "spark-master"]
+    down = [{**info, "state": "stopped"} for info in [*stack(), *spark()]]
+    made = make(down, []).as_dict()
+    (row,) = [row for row in made["hosts"] if row["host"] == "spark-1"]
+    assert [step["name"] for step in row["early"]] == ["spark-master", "spark-streaming"]
+    assert set(made["disturbed"]) == {"kafka", "minio", "spark-streaming", "producer", "runbook"}
+
+
+def test_dead_worker_is_left_out_and_the_stream_keeps_going() -> None:
+    services = [info for info in [*stack(), *spark()] if info["host"] != "spark-3"]
+    gone = Check("service.running", "spark-worker", "spark-3", False, "the host can't be reached", "running")
+    assert make(services, [gone], unreachable={"spark-3": ["spark-worker"]}, brokers=BROKERS).actions == ()
+
+
 def test_start_never_restarts_what_runs() -> None:
     made = make(stack(minio_1={"state": "exited"}), [bad("kafka", "kafka-1")], intent="start")
     assert verbs(made) == [("start", "minio-1")]
@@ -189,3 +209,85 @@ def test_a_target_that_is_not_scraped_restarts_nobody() -> None:
     made = make([*stack(), *watched()], [bad("prometheus", check="prometheus.targets", seen="11 targets up")])
     assert verbs(made) == [("wait", "")]
     assert made.as_dict()["waits"] == ["monitoring"]
+
+
+BROKERS = ("kafka-1", "kafka-2", "kafka-3")
+
+
+def without(*hosts: str, **changed: dict[str, Any]) -> list[dict[str, Any]]:
+    return [info for info in stack(**changed) if info["host"] not in hosts]
+
+
+def away(*hosts: str) -> dict[str, Any]:
+    services = {info["host"]: [info["service"]] for info in stack()}
+    return {"unreachable": {host: services[host] for host in hosts}, "brokers": BROKERS}
+
+
+def short_of(*hosts: str) -> list[Check]:
+    """What the cluster says of itself when these brokers are gone, and what each of them does not answer."""
+    late = Check("kafka.in_sync", "kafka", "", False, "6 under-replicated partitions", "0", blames=hosts)
+    few = Check("kafka.brokers", "kafka", "", False, "too few", "3", blames=hosts)
+    return [late, few, *(bad("kafka", host, "kafka.answers") for host in hosts)]
+
+
+def test_machine_out_of_reach_is_left_out_and_the_rest_repaired() -> None:
+    services = without("kafka-3", minio_1={"state": "stopped"})
+    made = make(services, short_of("kafka-3"), **away("kafka-3"))
+    assert verbs(made) == [("start", "minio-1")]
+    plan_made = made.as_dict()
+    assert [row["host"] for row in plan_made["hosts"]] == ["minio-1"]
+    assert plan_made["lines"][-1] == "leave out kafka-3 (kafka): the host can't be reached"
+    assert plan_made["unreachable"] == {"kafka-3": ["kafka"]}
+    assert plan_made["lost"] == ["kafka-3"]
+
+
+@pytest.mark.parametrize("intent", ["recover", "restart", "start", "stop"])
+@pytest.mark.parametrize("host", ["kafka-3", "minio-1", "spark-1", "producer-1"])
+def test_nobody_acts_on_a_machine_out_of_reach(intent: str, host: str) -> None:
+    down = {name: {"state": "stopped"} for name in ("kafka_1", "spark_1", "producer_1", "minio_1")}
+    made = make(without(host, **down), [*short_of("kafka-3"), bad("minio", host)], intent=intent, **away(host))
+    assert host not in {action.host for action in made.actions}
+    assert host not in {row["host"] for row in made.as_dict()["hosts"]}
+
+
+def test_what_a_dead_machine_accounts_for_is_not_waited_for() -> None:
+    made = make(without("kafka-3"), short_of("kafka-3"), **away("kafka-3"))
+    assert made.actions == ()
+    assert made.as_dict()["waits"] == []
+    assert not made.as_dict()["changes"]
+
+
+def test_broker_that_lags_beside_a_dead_one_is_waited_for() -> None:
+    lagging = Check("kafka.in_sync", "kafka", "", False, "6", "0", blames=("kafka-2", "kafka-3"))
+    made = make(without("kafka-3"), [lagging], **away("kafka-3"))
+    assert verbs(made) == [("wait", "")]
+
+
+def test_stream_is_given_time_to_find_the_brokers_that_are_left() -> None:
+    late = bad("spark-streaming", "spark-1", "spark-streaming.progress", "progress 60 s ago")
+    made = make(without("kafka-3"), [*short_of("kafka-3"), late], **away("kafka-3"))
+    assert verbs(made) == [("wait", "spark-1")]
+    assert "kafka lost a host" in made.actions[0].why
+
+
+@pytest.mark.parametrize("intent", ["recover", "restart", "start"])
+def test_lost_quorum_is_said_before_anything_is_touched(intent: str) -> None:
+    services = without("kafka-2", "kafka-3", minio_1={"state": "stopped"})
+    with pytest.raises(plan.QuorumLost, match=r"kafka-2, kafka-3 out of reach .* leaves 1 of 3 brokers"):
+        make(services, short_of("kafka-2", "kafka-3"), intent=intent, **away("kafka-2", "kafka-3"))
+
+
+def test_lost_quorum_keeps_nobody_from_stopping_the_rest() -> None:
+    made = make(without("kafka-2", "kafka-3"), [], intent="stop", **away("kafka-2", "kafka-3"))
+    assert ("stop", "kafka-1") in verbs(made)
+
+
+def test_broker_that_answers_counts_though_its_machine_can_not_be_reached() -> None:
+    answers = Check("kafka.answers", "kafka", "kafka-2", True, "answers", "an answer")
+    made = make(without("kafka-2", "kafka-3"), [answers, *short_of("kafka-3")], **away("kafka-2", "kafka-3"))
+    assert (made.actions, made.lost) == ((), ("kafka-3",))
+
+
+def test_run_that_is_not_about_kafka_does_not_count_its_brokers() -> None:
+    made = make(without("kafka-2", "kafka-3"), [], **{**away("kafka-2", "kafka-3"), "brokers": ()})
+    assert made.actions == ()

@@ -127,3 +127,22 @@ def test_unreachable_host_fails_each_of_its_services() -> None:
         "a on h",
         "b on h",
     ]
+
+
+def test_hosts_that_account_for_a_smaller_cluster_are_blamed() -> None:
+    answer = {
+        "cluster_id": "C",
+        "brokers": [{"broker_id": n, "host": "127.0.0.1", "port": n, "is_fenced": n == 3} for n in (1, 2, 3)],
+    }
+    checks = {check.name: check for check in probes.judge_cluster(answer, 1, [topic(isr=(1, 2))], TARGET)}
+    assert checks["kafka.brokers"].blames == checks["kafka.in_sync"].blames == ("kafka-3",)
+    checks = {check.name: check for check in probes.judge_cluster(answer, 1, [topic(isr=(1,))], TARGET)}
+    assert checks["kafka.in_sync"].blames == ("kafka-2", "kafka-3")
+    assert checks["kafka.offline_partitions"].blames == ()
+
+
+def test_broker_of_an_address_that_is_not_the_inventorys_is_nobody_to_blame() -> None:
+    answer = {"cluster_id": "C", "brokers": [{"broker_id": n, "host": "elsewhere", "port": n} for n in (1, 2)]}
+    checks = {check.name: check for check in probes.judge_cluster(answer, 1, [topic(isr=(1, 2))], TARGET)}
+    assert checks["kafka.in_sync"].blames == ("node 3",)
+    assert checks["kafka.brokers"].blames == ("kafka-1", "kafka-2", "kafka-3")

@@ -171,3 +171,33 @@ def test_last_completed_wants_a_proof(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (65, "1 min 5 s"), (3720, "1 h 2 min")])
 def test_age(seconds: float, text: str) -> None:
     assert runs.age_text(seconds) == text
+
+
+def test_outbox_names_what_is_still_to_be_sent(tmp_path: Path) -> None:
+    outbox = runs.Outbox(tmp_path / "outbox")
+    assert outbox.waiting(tmp_path) == []
+    for name in ("r2", "r1", "r3"):
+        outbox.add(name)
+    for name in ("r1", "r2"):
+        run = make_run(tmp_path, name)
+        run.begin()
+        run.finish("completed")
+    # Oldest first; r3 has no record and never will.
+    assert [path.name for path in outbox.waiting(tmp_path)] == ["r1.finished.json", "r2.finished.json"]
+    assert not (tmp_path / "outbox" / "r3").exists()
+    outbox.sent(["r1", "unknown"])
+    assert [path.name for path in outbox.waiting(tmp_path)] == ["r2.finished.json"]
+
+
+def test_outbox_sends_no_more_than_one_call_carries(tmp_path: Path) -> None:
+    outbox = runs.Outbox(tmp_path / "outbox")
+    for number in range(runs.Outbox.MOST + 5):
+        outbox.add(f"r{number:02}")
+        (tmp_path / f"r{number:02}.finished.json").touch()
+    assert len(outbox.waiting(tmp_path)) == runs.Outbox.MOST
+
+
+def test_durable_document_is_whole(tmp_path: Path) -> None:
+    runs.write_json(tmp_path / "x.json", {"a": 1}, durable=True)
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

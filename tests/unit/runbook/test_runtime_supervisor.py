@@ -21,7 +21,7 @@ import psutil
 import pytest
 from ansible_collections.streamops.runbook.plugins.module_utils import runtime
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
-from ansible_collections.streamops.runbook.plugins.module_utils.runtime import supervisor, supervisord_main
+from ansible_collections.streamops.runbook.plugins.module_utils.runtime import processes, supervisor, supervisord_main
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.supervisor import (
     SupervisorRuntime,
 )
@@ -169,7 +169,7 @@ def test_two_starts_at_once_make_one_process(host: Host) -> None:
     with ThreadPoolExecutor(2) as pool:
         done = list(pool.map(lambda _: host.runtime.start(definition.ref).did, range(2)))
     assert sorted(len(did) for did in done) == [0, 2]
-    assert len(host.runtime._tagged(definition.ref)) == 1
+    assert len(processes.tagged(definition.ref)) == 1
     host.supervisord(definition)
 
 
@@ -242,7 +242,7 @@ def test_a_suspended_supervisord_is_named_and_replaced_by_restart(host: Host, mo
     assert did[0] == f"kill silent supervisord {daemon.pid} of clock-1"
     assert did[-1] == "start clock"
     assert gone(pid_of(before))
-    assert len(host.runtime._tagged(definition.ref)) == 1
+    assert len(processes.tagged(definition.ref)) == 1
 
 
 def test_a_deleted_socket_does_not_hide_a_running_supervisord(host: Host) -> None:
@@ -252,7 +252,7 @@ def test_a_deleted_socket_does_not_hide_a_running_supervisord(host: Host) -> Non
     assert host.runtime.info(definition.ref)["state"] == "unknown"
     host.runtime.restart(definition.ref)
     assert gone(daemon.pid)
-    assert len(host.runtime._tagged(definition.ref)) == 1
+    assert len(processes.tagged(definition.ref)) == 1
 
 
 def test_a_final_exit_code_ends_it_even_before_the_start_is_over(host: Host) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused
+from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
+from ansible_collections.streamops.runbook.plugins.module_utils.runtime import systemd
 from ansible_collections.streamops.runbook.plugins.modules import service
 
 CANARY = "Vb3Canary9Secret77qrs"
@@ -105,3 +106,19 @@ def test_a_time_without_meaning_is_refused(since: str) -> None:
     with pytest.raises(Refused, match=r"since: found .*expected a time as 2025-01-31T12:00:00Z"):
         service._moment("since", since)
     assert service._moment("since", "1970-01-01T01:00:01+01:00") == 1.0
+
+
+def test_a_host_without_the_runtimes_library_is_planned_and_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, systemd.__name__, None)
+    params = dict.fromkeys(("name", "host", "root", "address", "since", "at", "timeout"))
+    params |= {"runtime": "systemd", "state": "started", "definition": definition(root, user="streamops")}
+    outcome, info, _ = service._act(params, check=True)
+    assert outcome.did == ["deploy clock"]
+    assert "no Python package" in outcome.skipped[0]
+    assert info["state"] == "absent"
+    with pytest.raises(ServiceError, match=r"no Python package .*Next: prepare the host"):
+        service._act(params, check=False)
+    with pytest.raises(ServiceError, match="no Python package"):
+        service._act({**params, "state": "stopped"}, check=True)

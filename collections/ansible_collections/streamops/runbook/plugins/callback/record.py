@@ -20,9 +20,10 @@ from ansible import context
 from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
-from ansible_collections.streamops.runbook.plugins.module_utils import catalog, provenance, runs
+from ansible_collections.streamops.runbook.plugins.module_utils import catalog, control_host, provenance, runs
 from ansible_collections.streamops.runbook.plugins.module_utils.card import render
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
+from ansible_collections.streamops.runbook.plugins.module_utils.lease import Owner
 from ansible_collections.streamops.runbook.plugins.module_utils.private import refuse_open_secrets
 
 DOCUMENTATION = """
@@ -33,6 +34,7 @@ DOCUMENTATION = """
       - Active for the playbooks of the project's playbooks folder, each of which needs an entry in the catalog.
       - Refuses options that would let a failing check end green, and parameters with values that are not allowed.
       - Takes a kernel lock for each resource, writes the started and the finished record, prints the card.
+      - Where the inventory names a control host (runbook_lease_host), takes a lease of each resource there too.
       - Raises the exit code to 3 (refused), 4 (degraded or unreachable) or 75 (locked).
     requirements:
       - enable in ansible.cfg with callbacks_enabled
@@ -70,9 +72,11 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self._run: runs.Run | None = None
         self._locks: runs.Locks | None = None
+        self._lease: control_host.Leasehold | None = None
         self._procedure: catalog.Procedure | None = None
         self._entries: dict[str, catalog.Procedure] = {}
         self._started_clock = 0.0
+        self._started_awake = 0.0
         self._phase = "check"
         self._phase_clock = 0.0
         self._phases: dict[str, float] = {}
@@ -83,6 +87,8 @@ class CallbackModule(CallbackBase):
         self._state = Path()
         self._scratch: Path | None = None
         self._contacts: Mapping[str, Any] = {}
+        self._manager: Any = None
+        self._loader: Any = None
 
     def _active(self) -> tuple[runs.Run, catalog.Procedure]:
         if self._run is None or self._procedure is None:
@@ -110,7 +116,8 @@ class CallbackModule(CallbackBase):
             raise Refused(f"playbook {path.name}", "no entry in the catalog", "an entry in config/runbook")
         procedure = self._procedure = entries[path.stem]
         play = playbook.get_plays()[0]
-        manager = play.get_variable_manager()
+        manager = self._manager = play.get_variable_manager()
+        self._loader = playbook._loader
         # Ansible makes hostvars only when the first play begins; the inventory's own values need them before.
         HostVars(inventory=manager._inventory, variable_manager=manager, loader=playbook._loader)
         variables = manager.get_vars(play=play, host=manager._inventory.get_host("localhost"))
@@ -143,7 +150,8 @@ class CallbackModule(CallbackBase):
             )
         self._contacts = value("runbook_notices") or {}
         self._check_credentials(value("runbook_credentials_file"), Path(marker or "").is_file())
-        self._take_locks(procedure, extra)
+        keeper = self._control_host(manager, inventory, value("runbook_lease_host"), extra)
+        self._take_locks(procedure, extra, keeper)
         self._start_clocks(procedure)
 
     @staticmethod
@@ -252,7 +260,35 @@ class CallbackModule(CallbackBase):
                     "run the whole procedure; it acts only on what needs it",
                 )
 
-    def _take_locks(self, procedure: catalog.Procedure, extra: Mapping[str, Any]) -> None:
+    @staticmethod
+    def _control_host(
+        manager: Any, inventory: Any, name: str | None, extra: Mapping[str, Any]
+    ) -> control_host.ControlHost | None:
+        """Return the host that keeps the leases, None where the inventory names none."""
+        if not name:
+            if control_host.PARAMETER in extra:
+                raise Refused(
+                    f"parameter {control_host.PARAMETER}",
+                    "no runbook_lease_host in this inventory",
+                    "an inventory with a control host",
+                    "leave it out; no lease is taken here",
+                )
+            return None
+        host = inventory.get_host(name)
+        if host is None:
+            raise Refused("variable runbook_lease_host", repr(name), "a host of the inventory", "correct the inventory")
+        if not manager.get_vars(host=host, include_hostvars=False).get("runbook_lease_dir"):
+            raise Refused(
+                f"variable runbook_lease_dir of {name}",
+                "nothing",
+                "the folder of the leases on that host",
+                "name it in the inventory",
+            )
+        return control_host.ControlHost(name, control_host.options(context.CLIARGS), os.environ)
+
+    def _take_locks(
+        self, procedure: catalog.Procedure, extra: Mapping[str, Any], keeper: control_host.ControlHost | None
+    ) -> None:
         run, _ = self._active()
         if run.started["check"]:
             return
@@ -266,15 +302,58 @@ class CallbackModule(CallbackBase):
             # The task that the ended run had in flight lets go of them when it ends.
             locks.take(procedure.locks, run.id, procedure.name, patience=60.0)
         if procedure.locks:
+            # After the lock of this machine: whoever has that one knows that no task of an ended run goes on here.
+            self._take_lease(procedure, extra, keeper)
             run.data["interrupted_before"] = runs.close_interrupted(run.folder)
             for left in run.data["interrupted_before"]:
+                self._keep_for_control_host(left["run"])
                 self._publish({**left, "status": "interrupted"})
                 done = "; ".join(left["done"]) or "nothing yet"
                 self._say(f"Run {left['run']} was interrupted in phase {left['phase']}; it had done: {done}.")
 
+    def _take_lease(
+        self, procedure: catalog.Procedure, extra: Mapping[str, Any], keeper: control_host.ControlHost | None
+    ) -> None:
+        run, _ = self._active()
+        if keeper is None:
+            return
+        owner = Owner.here(run.id, procedure.name, os.environ)
+        without = str(extra[control_host.PARAMETER]) if control_host.PARAMETER in extra else None
+        self._lease = control_host.take(
+            keeper, procedure.locks, owner, float(procedure.deadline), procedure.risk, without
+        )
+        run.data["lease"] = self._lease.as_dict()
+        run.note({"phase": self._phase, "lease": run.data["lease"]})
+        for line in self._lease.lines():
+            self._say(line)
+
+    def _keep_for_control_host(self, run_id: str) -> None:
+        """Note that a record is to be kept on the control host too."""
+        if self._lease is not None and self._state.is_dir():
+            runs.Outbox(self._state / "outbox").add(run_id)
+
+    def _return_lease(self) -> None:
+        """Give the leases back and leave the record on the control host; neither changes how the run ends."""
+        if self._lease is None or self._run is None:
+            return
+        outbox = runs.Outbox(self._state / "outbox")
+        try:
+            self._keep_for_control_host(self._run.id)
+            if self._lease.without:
+                # It did not answer at the start: the next run that reaches it takes the record along.
+                return
+            kept, told = self._lease.give_back(outbox.waiting(self._run.folder))
+            outbox.sent(kept)
+        except Exception as error:  # noqa: BLE001  the run has ended, and how does not depend on this
+            told = [f"Leases could not be given back: {type(error).__name__}: {error}"]
+        for line in told:
+            self._say(line)
+            self._run.note({"phase": self._phase, "lease": line})
+
     def _start_clocks(self, procedure: catalog.Procedure) -> None:
         run, _ = self._active()
         self._started_clock = self._phase_clock = time.monotonic()
+        self._started_awake = time.clock_gettime(time.CLOCK_BOOTTIME)
         if procedure.risk != "read-only":
             changed = provenance.changed_since(runs.last_completed(run.folder), run.started)
             run.data["changed_since_last_proof"] = changed
@@ -287,8 +366,12 @@ class CallbackModule(CallbackBase):
         run, procedure = self._active()
         text = f"deadline of {procedure.deadline} s passed in phase {self._phase}"
         record = run.finish("failed", **self._collected(), failures=[*self._failures, {"message": text}])
+        # A lease is not given back here: the task in flight may go on for a moment, and the lease ends soon after.
+        self._keep_for_control_host(run.id)
         self._publish(record)
-        os.write(2, f"\n{procedure.name}: {text}; record: {run.finished_path}\n".encode())
+        left = self._lease.expires_at if self._lease is not None else ""
+        lease = f"; its lease ends by itself at {left}" if left else ""
+        os.write(2, f"\n{procedure.name}: {text}; record: {run.finished_path}{lease}\n".encode())
         # SIGTERM and not an exception: measured, an exception here lets late effects through.
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -330,6 +413,7 @@ class CallbackModule(CallbackBase):
         if self._run is not None:
             record = self._run.finish(status, message=str(error), failures=[{"message": str(error)}])
             self._publish(record)
+            self._return_lease()
         sys.exit(runs.EXIT_CODES[status])
 
     # While it runs.
@@ -338,6 +422,9 @@ class CallbackModule(CallbackBase):
         match = _PHASE.match(play.get_name())
         if self._run is None or match is None:
             return
+        if time.clock_gettime(time.CLOCK_BOOTTIME) - self._started_awake > self._active()[1].deadline:
+            # The alarm's clock stands still while a machine sleeps; by now the lease may be another controller's.
+            self._deadline(signal.SIGALRM, None)
         self._close_phase()
         self._phase = match.group(1)
         self._run.note({"phase": self._phase, "play": play.get_name()})
@@ -374,7 +461,14 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_unreachable(self, result: Any) -> None:
         self._collect(result)
         if self._run is not None:
-            self._fragments.setdefault("unreachable", []).append(result.host.get_name())
+            silent = self._fragments.setdefault("unreachable", {})
+            silent.setdefault(result.host.get_name(), [])
+            # Whoever judges or proves the stack says it anew; a run that ends before that names what ran there too.
+            silent[result.host.get_name()] = self._services_on(result.host)
+
+    def _services_on(self, host: Any) -> list[str]:
+        variables = self._manager.get_vars(host=host, include_hostvars=False)
+        return list(Templar(loader=self._loader, variables=variables).template(variables.get("host_services", [])))
 
     def _collect(self, result: Any) -> None:
         if self._run is None:
@@ -440,21 +534,25 @@ class CallbackModule(CallbackBase):
     def _verdict(self, stats: Any) -> str:
         run, procedure = self._active()
         check = run.started["check"]
+        status = str(self._fragments.get("status", "completed"))
         if stats.failures or (self._failures and not stats.rescued):
-            if "status" in self._fragments:
-                return str(self._fragments["status"])
+            # A good word that was said before something failed does not count.
+            if status not in ("completed", "degraded"):
+                return status
             early = all(failure["phase"] in ("check", "plan") and failure["refusal"] for failure in self._failures)
             return "refused" if early and self._failures else "failed"
-        if stats.dark or self._fragments.get("unreachable"):
-            return "degraded"
         acting = procedure.risk != "read-only"
         if acting and check and "plan" not in self._fragments and not procedure.deploys:
             self._failures.append({"message": "the run ended without a plan"})
             return "failed"
         if acting and not check and not self._fragments.get("proof"):
-            self._failures.append({"message": "the run ended without a proof"})
+            silent = ", ".join(sorted(self._fragments.get("unreachable", {})))
+            why = f"; hosts that can't be reached: {silent}" if silent else ""
+            self._failures.append({"message": f"the run ended without a proof{why}"})
             return "failed"
-        return str(self._fragments.get("status", "completed"))
+        if stats.dark or self._fragments.get("unreachable"):
+            return "degraded"
+        return status
 
     def v2_playbook_on_stats(self, stats: Any) -> None:
         if self._run is None or self._procedure is None:
@@ -466,6 +564,7 @@ class CallbackModule(CallbackBase):
         except Exception as error:  # noqa: BLE001  a run whose record could not be finished is no success
             sys.stderr.write(f"{self._procedure.name}: its record could not be finished: {error!r}\n")
             code = runs.EXIT_CODES["failed"]
+        self._return_lease()
         if code:
             sys.exit(code)
 

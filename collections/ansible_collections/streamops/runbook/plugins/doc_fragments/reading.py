@@ -26,6 +26,13 @@ options:
       progress_max_age: {description: Oldest progress of the stream that is healthy in seconds., type: float, default: 30.0}
       ack_max_age: {description: Oldest acknowledged event that is healthy in seconds., type: float, default: 15.0}
       timeout: {description: Limit of one question in seconds., type: float, default: 4.0}
+      tls:
+        description: Where the stack speaks TLS, the files of this machine that it is trusted by and shown.
+        type: dict
+        suboptions:
+          ca_file: {description: "Our authority's certificates, as PEM.", type: path, required: true}
+          cert_file: {description: "The certificate that we show, as PEM.", type: path, required: true}
+          key_file: {description: "Its key, as PEM.", type: path, required: true}
   scope:
     description: Services to probe.
     type: list
@@ -33,7 +40,8 @@ options:
     choices: [kafka, minio, spark-streaming, producer, monitoring]
     default: [kafka, minio, spark-streaming, producer, monitoring]
   services: {description: ServiceInfo of every service that could be read., type: list, elements: dict, default: []}
-  unreachable: {description: Services by host that can not be reached., type: dict, default: {}}
+  unreachable: {description: "Services by host that can not be reached; what these hosts alone account for is excused.", type: dict}
+  reasons: {description: By host why it could not be inspected., type: dict, default: {}}
   polls: {description: Good readings in a row that count as healthy., type: int, default: 1}
   interval: {description: Seconds between two readings., type: float, default: 1.0}
   deadline: {description: Seconds within which the stack may become healthy., type: float, default: 0.0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ def alertmanager_config(
     contacts: Mapping[str, Any] | None,
     token_file: str,
     definitions: str | Mapping[str, Any] = str(DEFINITIONS),
+    tls: Mapping[str, str] | None = None,
+    inside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The configuration of Alertmanager.
 
@@ -51,8 +53,12 @@ def alertmanager_config(
     :param contacts: webhook address by name of a contact, as the inventory fills them in.
     :param token_file: file with the bearer token of the webhooks, on Alertmanager's host.
     :param definitions: as of :func:`alert_rules`; the inhibitions stand there.
+    :param tls: where the stack speaks TLS, ``ca_file``, ``cert_file`` and ``key_file`` on Alertmanager's host.
+    :param inside: what the addresses of webhooks begin with that belong to the stack.
     """
-    return alerting.alertmanager_config(_escalation(escalation, contacts), token_file, _definitions(definitions))
+    return alerting.alertmanager_config(
+        _escalation(escalation, contacts), token_file, _definitions(definitions), tls or None, inside
+    )
 
 
 def unfilled_contacts(escalation: str | Mapping[str, Any], contacts: Mapping[str, Any] | None = None) -> list[str]:

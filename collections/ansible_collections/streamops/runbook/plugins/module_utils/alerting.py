@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -429,11 +430,20 @@ def unfilled_contacts(escalation: Escalation) -> list[dict[str, str]]:
     ]
 
 
-def alertmanager_config(escalation: Escalation, token_file: str, definitions: Definitions) -> dict[str, Any]:
+def alertmanager_config(
+    escalation: Escalation,
+    token_file: str,
+    definitions: Definitions,
+    files: Mapping[str, str] | None = None,
+    inside: Sequence[str] = (),
+) -> dict[str, Any]:
     """Return the configuration of Alertmanager: routes, receivers and inhibitions.
 
     :param token_file: file that holds the bearer token of the webhooks and nothing else, on Alertmanager's host.
     :param definitions: the inhibitions stand there.
+    :param files: where the stack speaks TLS, ``ca_file``, ``cert_file`` and ``key_file`` on Alertmanager's host.
+    :param inside: what the addresses of webhooks begin with that belong to the stack; to others, which have
+        certificates of somebody else, the files mean nothing.
     :raises Refused: when a contact is filled in and there is no token file.
 
     Each severity has a receiver that tells its contact and repeats after its update time. A contact that is not
@@ -478,7 +488,7 @@ def alertmanager_config(escalation: Escalation, token_file: str, definitions: De
         # What nobody classed goes to the most urgent receiver: rather once too often than to nobody.
         "route": {"receiver": SEVERITIES[0], "routes": routes},
         "inhibit_rules": _inhibit_rules(definitions),
-        "receivers": _receivers(escalation, token_file),
+        "receivers": _receivers(escalation, token_file, partial(_tls_config, files, inside)),
     }
 
 
@@ -494,16 +504,27 @@ def _watchdog_route() -> dict[str, Any]:
     }
 
 
-def _receivers(escalation: Escalation, token_file: str) -> list[dict[str, Any]]:
-    receivers = [_receiver(WATCHDOG.lower(), escalation.contacts[WATCHDOG.lower()], token_file)]
+def _tls_config(files: Mapping[str, str] | None, inside: Sequence[str], url: str) -> dict[str, Any]:
+    if files is None or not any(url == own or url.startswith(own.rstrip("/") + "/") for own in inside):
+        return {}
+    return {"tls_config": {name: files[name] for name in ("ca_file", "cert_file", "key_file")}}
+
+
+def _receivers(
+    escalation: Escalation, token_file: str, tls_config: Callable[[str], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    contacts = escalation.contacts
+    receivers = [_receiver(WATCHDOG.lower(), contacts[WATCHDOG.lower()], token_file, tls_config)]
     for level in escalation.levels.values():
-        receivers.append(_receiver(level.name, escalation.contacts[level.contact], token_file))
+        receivers.append(_receiver(level.name, contacts[level.contact], token_file, tls_config))
         if level.escalate_to != level.contact:
-            receivers.append(_receiver(f"{level.name}-escalation", escalation.contacts[level.escalate_to], token_file))
+            receivers.append(_receiver(f"{level.name}-escalation", contacts[level.escalate_to], token_file, tls_config))
     return receivers
 
 
-def _receiver(name: str, contact: Contact, token_file: str) -> dict[str, Any]:
+def _receiver(
+    name: str, contact: Contact, token_file: str, tls_config: Callable[[str], dict[str, Any]]
+) -> dict[str, Any]:
     if not contact.filled:
         return {"name": name}
     return {
@@ -516,6 +537,7 @@ def _receiver(name: str, contact: Contact, token_file: str) -> dict[str, Any]:
                     "authorization": {"type": "Bearer", "credentials_file": token_file},
                     # A receiver that redirects would have the token sent to a stranger.
                     "follow_redirects": False,
+                    **tls_config(contact.webhook_url),
                 },
             }
         ],

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import tls
 from .alerting import Escalation, load_escalation
 from .catalog import Procedure
 from .notices import Delivery, Spool, Target, make_notice
@@ -16,13 +17,14 @@ BAD = ("failed", "degraded", "rolled_back", "failed_rollback", "interrupted")
 IDLE = ("refused", "locked")
 
 
-def targets(escalation: Escalation, token_file: str) -> dict[str, Target]:
+def targets(escalation: Escalation, token_file: str, files: tls.Files | None = None) -> dict[str, Target]:
     """Return where a notice of each severity goes.
 
     :param token_file: file on this machine with the bearer token of the webhooks.
+    :param files: what the stack is trusted by and shown, where it speaks TLS.
     """
     contacts = {severity: escalation.contact_of(severity) for severity in escalation.levels}
-    return {severity: Target(one.name, one.webhook_url, token_file) for severity, one in contacts.items()}
+    return {severity: Target(one.name, one.webhook_url, token_file, files) for severity, one in contacts.items()}
 
 
 def worth_telling(record: Mapping[str, Any], procedure: Procedure) -> bool:
@@ -39,7 +41,8 @@ def announce(
 
     :param record: the finished record.
     :param spool: folder of what waits.
-    :param contacts: the inventory's ``contacts`` (webhook address by contact) and ``token_file``; empty tells nobody.
+    :param contacts: the inventory's ``contacts`` (webhook address by contact), ``token_file`` and, where the stack
+        speaks TLS, ``tls``; empty tells nobody.
     :param project: the repository's root, where escalation and pages stand.
     :raises OSError: the spool can't be written; the run's own record is not touched by that.
     """
@@ -62,4 +65,4 @@ def announce(
     elif not place.pending():
         return Delivery()
     escalation = load_escalation(project / "config" / "escalation.yml", contacts.get("contacts", {}))
-    return place.deliver(targets(escalation, str(contacts.get("token_file", ""))))
+    return place.deliver(targets(escalation, str(contacts.get("token_file", "")), contacts.get("tls")))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .catalog import Procedure
+from .health import silent_lines
 
 # As many deeds as a screen of a card holds; the record has them all.
 _MOST = 16
@@ -78,6 +79,10 @@ def _next(record: Mapping[str, Any], procedure: Procedure) -> list[str]:
     return [*failures, *steps] or ["nothing"]
 
 
+def _silent(record: Mapping[str, Any]) -> list[str]:
+    return silent_lines(record.get("unreachable") or {})
+
+
 def render(record: Mapping[str, Any], procedure: Procedure, path: str) -> str:
     """Render a finished record for the person on call.
 
@@ -92,10 +97,12 @@ def render(record: Mapping[str, Any], procedure: Procedure, path: str) -> str:
     ]
     lines += [f"  {row}" for row in record.get("table", [])]
     if procedure.risk == "read-only":
+        lines += _rows("silent", _silent(record))
         if record.get("failures") or record.get("next"):
             lines += _rows("next", _next(record, procedure))
     else:
         lines += _rows("wrong", _wrong(record))
+        lines += _rows("silent", _silent(record))
         if record.get("check"):
             lines += _rows(
                 "plan",

@@ -17,7 +17,7 @@ from .errors import Refused
 RISKS = ("read-only", "safe", "disruptive", "destructive")
 SEVERITIES = ("P1", "P2", "P3", "P4")
 # Extra variables that every procedure takes, beside the parameters of its own entry.
-COMMON_PARAMETERS = frozenset({"reason", "takeover", "confirm"})
+COMMON_PARAMETERS = frozenset({"reason", "takeover", "confirm", "without_lease"})
 
 
 @dataclass(frozen=True)

@@ -3,25 +3,52 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .probes import Check
 
+# Without one of these no event gets into the table.
+_DATA_PATH = {"minio": "minio.write_quorum", "spark-streaming": "spark-streaming.progress"}
+
+
+def excused(check: Check, away: Collection[str]) -> bool:
+    """Tell whether a failed check says no more than that hosts which can't be reached do not do their part.
+
+    :param away: the hosts that can't be reached.
+    """
+    if check.host:
+        return check.host in away
+    return bool(check.blames) and set(check.blames) <= set(away)
+
+
+def pressing(checks: Sequence[Check], away: Collection[str]) -> tuple[Check, ...]:
+    """Return the failed checks that something reachable has to answer for."""
+    return tuple(check for check in checks if not check.healthy and not excused(check, away))
+
 
 @dataclass(frozen=True)
 class Reading:
-    """The last poll, how many good ones stood in a row, and the seconds that it all took."""
+    """The last poll, how many good ones stood in a row, and the seconds that it all took.
+
+    :param healthy: all that can be reached is well; what is ``away`` is not judged.
+    :param away: the hosts that can't be reached.
+    """
 
     checks: tuple[Check, ...]
     good_polls: int
     seconds: float
     healthy: bool
+    away: frozenset[str] = frozenset()
 
     @property
     def failed(self) -> tuple[Check, ...]:
         return tuple(check for check in self.checks if not check.healthy)
+
+    @property
+    def pressing(self) -> tuple[Check, ...]:
+        return pressing(self.checks, self.away)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -42,28 +69,83 @@ def watch(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     report: Callable[[str], None] = lambda _: None,
+    away: Collection[str] = (),
 ) -> Reading:
     """Poll until ``polls`` good readings stand in a row or ``deadline`` seconds have passed.
 
     A deadline of 0 polls just as often as ``polls`` says while all is good, and ends at the first bad reading.
+
+    :param away: hosts that can't be reached; what they alone account for makes no reading bad.
     """
+    silent = frozenset(away)
     began = clock()
     told = began
     good = 0
     while True:
         checks = tuple(poll())
-        failed = [check for check in checks if not check.healthy]
+        failed = pressing(checks, silent)
         good = 0 if failed else good + 1
         spent = clock() - began
         if good >= polls:
-            return Reading(checks, good, spent, True)
+            return Reading(checks, good, spent, True, silent)
         if failed and spent >= deadline:
-            return Reading(checks, good, spent, False)
+            return Reading(checks, good, spent, False, silent)
         if failed and clock() - told >= 5.0:
             told = clock()
             more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
             report(f"{spent:.0f} of {deadline:.0f} s: {failed[0].subject}: {failed[0].seen}{more}")
         sleep(interval)
+
+
+def lost_brokers(brokers: Collection[str], away: Collection[str], checks: Sequence[Check]) -> list[str]:
+    """Return the hosts of brokers that are lost for this run: out of reach, and their Kafka does not answer either."""
+    answering = {check.host for check in checks if check.name == "kafka.answers" and check.healthy}
+    return sorted(host for host in brokers if host in away and host not in answering)
+
+
+def lost_quorum(brokers: Collection[str], away: Collection[str], checks: Sequence[Check]) -> str:
+    """Say why no quorum is possible, since the brokers that are left are no majority; nothing when one is.
+
+    :param brokers: the hosts of all brokers, each of which votes.
+    :param away: the hosts that can't be reached.
+    """
+    lost = lost_brokers(brokers, away, checks)
+    left, needed = len(brokers) - len(lost), len(brokers) // 2 + 1
+    leads = any(check.name == "kafka.quorum" and check.healthy for check in checks)
+    if not lost or left >= needed or leads:
+        return ""
+    return f"{', '.join(lost)} out of reach and without an answer, which leaves {left} of {len(brokers)} brokers"
+
+
+def lost_flow(
+    services: Sequence[Mapping[str, Any]], unreachable: Mapping[str, Sequence[str]], checks: Sequence[Check]
+) -> str:
+    """Say which part of the way into the table is on hosts that can't be reached, or nothing.
+
+    :param services: the ServiceInfo of every service that could be read.
+    """
+    for service, proof in _DATA_PATH.items():
+        silent = sorted(host for host, names in unreachable.items() if service in names)
+        left = sum(info["service"] == service for info in services)
+        working = any(check.name == proof and check.healthy for check in checks)
+        # No object store takes writes with half of its nodes; of the others one instance is enough.
+        enough = left > len(silent) if service == "minio" else left > 0
+        if silent and not enough and not working:
+            return f"{service} is on {', '.join(silent)}, which can't be reached"
+    return ""
+
+
+def silent_lines(unreachable: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say of each host that can't be reached what ran there."""
+    return [f"{host} ({', '.join(names)})" if names else host for host, names in sorted(unreachable.items())]
+
+
+def next_steps(unreachable: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say what to do about the hosts that can't be reached."""
+    return [
+        f"{line} can't be reached: start the machine or repair the way to it, then run this again"
+        for line in silent_lines(unreachable)
+    ]
 
 
 def service_health(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
+from ansible_collections.streamops.runbook.plugins.module_utils import tls
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     DeadlineExceeded,
     Refused,
@@ -62,15 +63,19 @@ def connect(
     timeout: float,
     *,
     security_protocol: str = "SASL_PLAINTEXT",
+    files: tls.Files | None = None,
 ) -> Any:
     """A connected ``KafkaAdminClient``; close it after use.
 
     :param bootstrap: one or more ``host:port``; a list of one asks that broker and no other,
         though later calls may be answered by any broker that it names.
     :param timeout: seconds for the connection, and for every later call.
+    :param files: what the stack is trusted by, where it speaks TLS; then the security protocol is SASL_SSL.
     :raises kafka.errors.KafkaError: when no broker answers in time or the login is refused.
+    :raises TlsError: when that is because of a certificate, which the library does not say.
     """
     from kafka.admin import KafkaAdminClient
+    from kafka.errors import KafkaError
     from kafka.net.compat import KafkaNetClient
 
     made: list[Any] = []
@@ -79,12 +84,16 @@ def connect(
         made.append(KafkaNetClient(**configs))
         return made[-1]
 
+    servers = bootstrap.split(",") if isinstance(bootstrap, str) else list(bootstrap)
     milliseconds = int(timeout * 1000)
+    if files is not None:
+        security_protocol = "SASL_SSL"
     try:
         return KafkaAdminClient(
-            bootstrap_servers=bootstrap if isinstance(bootstrap, str) else list(bootstrap),
+            bootstrap_servers=servers,
             client_id="streamops-runbook",
             security_protocol=security_protocol,
+            ssl_context=None if files is None else tls.client_context(files),
             sasl_mechanism="PLAIN",
             sasl_plain_username=username,
             sasl_plain_password=password,
@@ -93,12 +102,14 @@ def connect(
             reconnect_backoff_max_ms=500,
             kafka_client=remembered,
         )
-    except BaseException:
+    except BaseException as error:
         # The library starts its thread before it connects and leaves it running on failure.
         for client in made:
             with contextlib.suppress(Exception):
                 client.close()
                 client._manager._net.stop()  # noqa: SLF001 - there is no public way
+        if files is not None and isinstance(error, KafkaError):
+            tls.blame(servers, files, timeout)
         raise
 
 
@@ -461,6 +472,7 @@ def ensure(
     :returns: what was (under ``check`` would be) done; empty when nothing differed.
     :raises Refused: where the declared state can't be reached without loss.
     :raises Denied: when the principal may not do it.
+    :raises TlsError: when it can't be reached because of a certificate.
     :raises DeadlineExceeded: with the last thing seen.
     """
     from kafka import errors
@@ -719,6 +731,7 @@ def wait_gate(
 
     :param what: what is waited for, for messages.
     :raises DeadlineExceeded: with the last reasons.
+    :raises TlsError: when the cluster can't be reached because of a certificate.
     """
     from kafka.errors import KafkaError
 

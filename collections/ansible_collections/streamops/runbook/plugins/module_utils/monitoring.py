@@ -22,6 +22,12 @@ FIVE_METRICS = (
     "kafka_server_brokertopicmetrics_failedproducerequestspersec",
     "minio_bucket_usage_total_bytes",
 )
+# The service that alone serves a metric; each broker serves Kafka's.
+_METRIC_SOURCES = {
+    "kafka_consumer_lag_sum": "pipeline-exporter",
+    "spark_streaming_batch_processing_time": "spark-streaming",
+    "minio_bucket_usage_total_bytes": "minio",
+}
 METRIC_MAX_AGE = 30.0
 REPAIR = "monitoring-restart"
 
@@ -46,6 +52,11 @@ def _ready(target: Target, service: str, url: str, get: Get) -> Check:
     return Check(f"{service}.answers", service, host, status == 200, seen, f"HTTP 200 of {url}", REPAIR)
 
 
+def _host(target: Target, service: str) -> tuple[str, ...]:
+    """Return the host of a service as what a check blames."""
+    return (target.hosts[service],) if service in target.hosts else ()
+
+
 def targets_check(target: Target, get: Get = http_get) -> Check:
     """Ask Prometheus whether it scrapes all that the inventory declares.
 
@@ -55,7 +66,8 @@ def targets_check(target: Target, get: Get = http_get) -> Check:
     expected = f"{wanted} targets up"
     status, body = get(f"{target.monitoring['prometheus']}/api/v1/targets?state=active", target.timeout)
     if status != 200:
-        return Check("prometheus.targets", "prometheus", "", False, body or f"HTTP {status}", expected, REPAIR)
+        seen = body or f"HTTP {status}"
+        return Check("prometheus.targets", "prometheus", "", False, seen, expected, REPAIR, _host(target, "prometheus"))
     active = json.loads(body)["data"]["activeTargets"]
     down = [entry for entry in active if entry["health"] != "up"]
     seen = f"{len(active) - len(down)} targets up"
@@ -64,7 +76,8 @@ def targets_check(target: Target, get: Get = http_get) -> Check:
         why = down[0]["lastError"] or "not scraped yet"
         seen += f"; {first.get('service', first['job'])} on {first.get('host', '?')}: {why}"
     healthy = not down and len(active) == wanted
-    return Check("prometheus.targets", "prometheus", "", healthy, seen, expected, REPAIR)
+    blames = tuple(sorted({str(entry["labels"].get("host", "?")) for entry in down})) if len(active) == wanted else ()
+    return Check("prometheus.targets", "prometheus", "", healthy, seen, expected, REPAIR, blames)
 
 
 def metrics_check(target: Target, get: Get = http_get) -> Check:
@@ -74,12 +87,17 @@ def metrics_check(target: Target, get: Get = http_get) -> Check:
     try:
         answer = query(str(target.monitoring["prometheus"]), " or ".join(parts), target.timeout, get)
     except ProbeError as error:
-        return Check("prometheus.metrics", "prometheus", "", False, error.found, expected, REPAIR)
+        blames = _host(target, "prometheus")
+        return Check("prometheus.metrics", "prometheus", "", False, error.found, expected, REPAIR, blames)
     ages = {entry["metric"]["metric"]: float(entry["value"][1]) for entry in answer}
     absent = [name for name in FIVE_METRICS if name not in ages]
     stale = [f"{name} {ages[name]:.0f} s old" for name in FIVE_METRICS if ages.get(name, 0.0) > METRIC_MAX_AGE]
     seen = "; ".join([f"{name} absent" for name in absent] + stale) or f"five, the oldest {max(ages.values()):.0f} s"
-    return Check("prometheus.metrics", "prometheus", "", not absent and not stale, seen, expected, "metrics-check")
+    bad = [name for name in FIVE_METRICS if name in absent or ages.get(name, 0.0) > METRIC_MAX_AGE]
+    sources = [_host(target, _METRIC_SOURCES.get(name, "")) for name in bad]
+    # Where one of them has no single source, no host alone accounts for all of it.
+    blames = tuple(sorted({host for source in sources for host in source})) if all(sources) else ()
+    return Check("prometheus.metrics", "prometheus", "", not bad, seen, expected, "metrics-check", blames)
 
 
 def config_check(target: Target, service: str, get: Get = http_get) -> Check:
@@ -88,7 +106,8 @@ def config_check(target: Target, service: str, get: Get = http_get) -> Check:
     expected = f"{metric} 1"
     status, body = get(f"{target.monitoring[service]}/metrics", target.timeout)
     if status != 200:
-        return Check(f"{service}.config", service, "", False, body or f"HTTP {status}", expected, REPAIR)
+        seen, blames = body or f"HTTP {status}", _host(target, service)
+        return Check(f"{service}.config", service, "", False, seen, expected, REPAIR, blames)
     # The page is long and one line of it is asked for.
     line = next((line for line in body.splitlines() if line.startswith(f"{metric} ")), f"{metric} absent")
     good = line.split()[-1] == "1"

@@ -13,6 +13,7 @@ import os
 import queue
 import re
 import secrets
+import ssl
 import threading
 import time
 import urllib.error
@@ -25,8 +26,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ansible_collections.streamops.runbook.plugins.module_utils import tls
 from ansible_collections.streamops.runbook.plugins.module_utils.catalog import SEVERITIES
-from ansible_collections.streamops.runbook.plugins.module_utils.errors import ProbeError, Refused
+from ansible_collections.streamops.runbook.plugins.module_utils.errors import ProbeError, Refused, RunbookError
 
 KEPT_SENT = 500
 FIRST_RETRY_SECONDS = 30.0
@@ -57,11 +59,13 @@ class Target:
     """The webhook of one contact; an empty ``webhook_url`` is a contact that nobody filled in.
 
     :param token_file: file that holds the bearer token and nothing else; empty for none.
+    :param files: what the stack is trusted by and shown, where it speaks TLS; a webhook may be a part of it.
     """
 
     contact: str
     webhook_url: str
     token_file: str
+    files: tls.Files | None = None
 
 
 @dataclass
@@ -254,6 +258,11 @@ def reason(error: Exception) -> str:
         phrase = next((status.phrase for status in HTTPStatus if status == error.code), "unknown")
         return f"HTTP {error.code} {phrase}"
     inner = getattr(error, "reason", error)
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"its certificate {tls.verdict(inner)}"
+    if isinstance(inner, ssl.SSLError):
+        # Its errno is none of the system's.
+        return f"no TLS with it ({inner.reason})"
     if isinstance(inner, TimeoutError):
         return "no answer in time"
     if isinstance(inner, OSError) and inner.errno is not None:
@@ -301,12 +310,14 @@ def request(
     document: Any = None,
     token: str = "",
     proxies: Mapping[str, str] | None = None,
+    context: ssl.SSLContext | None = None,
 ) -> bytes:
     """Make one HTTP request; redirects are not followed.
 
     :param document: sent as JSON where there is one.
     :param timeout: seconds for the whole request.
     :param proxies: as urllib takes them; None is those of the environment.
+    :param context: whom an address of https is trusted by; None are the authorities of this machine.
     :returns: the body, at most 8 MiB of it.
     :raises OSError: no connection, no answer in time (TimeoutError), a status other than 2xx (HTTPError).
     :raises ProbeError: an address or a token that can't be used; without saying what it holds.
@@ -318,9 +329,13 @@ def request(
         if not re.fullmatch(r"[\x21-\x7e]+", token):
             raise ProbeError("the token of a request", "a token that is not one line of printable characters")
         headers["Authorization"] = f"Bearer {token}"
-    opener = urllib.request.build_opener(
-        _NoRedirects, urllib.request.ProxyHandler(None if proxies is None else dict(proxies))
-    )
+    handlers: list[urllib.request.BaseHandler] = [
+        _NoRedirects(),
+        urllib.request.ProxyHandler(None if proxies is None else dict(proxies)),
+    ]
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    opener = urllib.request.build_opener(*handlers)
     body = None if document is None else json.dumps(document).encode()
 
     def work() -> bytes:
@@ -346,4 +361,10 @@ def post_json(target: Target, notice: Mapping[str, Any], timeout: float) -> None
             token = Path(target.token_file).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
             raise ProbeError(f"token of {target.contact}", f"its token file: {type(error).__name__}") from None
-    request("POST", target.webhook_url, timeout=timeout, document=notice, token=token)
+    context = None
+    if target.files is not None and target.webhook_url.startswith("https:"):
+        try:
+            context = tls.outward_context(target.files)
+        except RunbookError as error:
+            raise ProbeError(f"TLS with {target.contact}", error.found, error.expected) from None
+    request("POST", target.webhook_url, timeout=timeout, document=notice, token=token, context=context)

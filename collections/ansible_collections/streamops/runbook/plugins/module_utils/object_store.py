@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.streamops.runbook.plugins.module_utils import tls
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     DeadlineExceeded,
     Refused,
@@ -53,11 +54,20 @@ _WRONG_KEY = {
 # Clients
 
 
-def client(endpoint: str, access_key: str, secret_key: str, timeout: float, *, region: str = "us-east-1") -> Any:
+def client(
+    endpoint: str,
+    access_key: str,
+    secret_key: str,
+    timeout: float,
+    *,
+    region: str = "us-east-1",
+    files: tls.Files | None = None,
+) -> Any:
     """A boto3 S3 client with short timeouts and no retries of its own.
 
-    :param endpoint: ``http://host:port``.
+    :param endpoint: ``http://host:port``, or ``https://`` with ``files``.
     :param timeout: seconds to connect, and for each answer.
+    :param files: what the stack is trusted by, where it speaks TLS.
     """
     import boto3
     from botocore.config import Config
@@ -68,6 +78,7 @@ def client(endpoint: str, access_key: str, secret_key: str, timeout: float, *, r
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
         region_name=region,
+        verify=None if files is None else files["ca_file"],
         config=Config(
             connect_timeout=timeout,
             read_timeout=timeout,
@@ -78,7 +89,7 @@ def client(endpoint: str, access_key: str, secret_key: str, timeout: float, *, r
     )
 
 
-def admin(endpoint: str, access_key: str, secret_key: str, timeout: float) -> Any:
+def admin(endpoint: str, access_key: str, secret_key: str, timeout: float, *, files: tls.Files | None = None) -> Any:
     """A ``minio.MinioAdmin`` with short timeouts; below quorum some of its calls hang."""
     import urllib3
     from minio import MinioAdmin
@@ -89,19 +100,31 @@ def admin(endpoint: str, access_key: str, secret_key: str, timeout: float) -> An
         endpoint=parsed.netloc,
         credentials=StaticProvider(access_key, secret_key),
         secure=parsed.scheme == "https",
-        http_client=urllib3.PoolManager(timeout=urllib3.Timeout(connect=timeout, read=timeout), retries=False),
+        http_client=urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=timeout, read=timeout),
+            retries=False,
+            ssl_context=None if files is None else tls.client_context(files),
+        ),
     )
 
 
-def cluster_status(endpoint: str, timeout: float) -> tuple[int, str]:
-    """HTTP status and reason of the write-quorum check; 0 when there was no answer."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+def cluster_status(endpoint: str, timeout: float, *, files: tls.Files | None = None) -> tuple[int, str]:
+    """HTTP status and reason of the write-quorum check; 0 when there was no answer.
+
+    :raises TlsError: when that is because of a certificate, which no wait heals.
+    """
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if files is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=tls.client_context(files)))
+    opener = urllib.request.build_opener(*handlers)
     try:
         with opener.open(f"{endpoint}/minio/health/cluster", timeout=timeout) as answer:
             return int(answer.status), str(answer.reason)
     except urllib.error.HTTPError as error:
         return int(error.code), str(error.reason)
     except OSError as error:
+        if files is not None:
+            tls.blame([tls.address_of(endpoint)], files, timeout)
         return 0, str(getattr(error, "reason", error))
 
 
@@ -418,6 +441,7 @@ def ensure(
     :returns: what was (under check would be) done.
     :raises DeadlineExceeded: with the last thing seen.
     :raises Denied: when the provisioning user may not do it.
+    :raises TlsError: when it can't be reached because of a certificate.
     """
     limit = clock() + deadline
     told = clock()

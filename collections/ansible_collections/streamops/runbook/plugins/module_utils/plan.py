@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from .catalog import parse_timestamp
-from .errors import Refused
+from .errors import Refused, RunbookError
+from .health import lost_brokers, lost_quorum, pressing, silent_lines
 from .monitoring import SERVICES as MONITORING
 from .probes import Check
 
 INTENTS = ("observe", "recover", "restart", "start", "stop")
 # Producers before what they feed; combined Kafka nodes share one rank, since they stop all at once.
-STOP_RANK = {"producer": 1, "spark-streaming": 2, "kafka": 3, "minio": 4, **dict.fromkeys(MONITORING, 5)}
+STOP_RANK = {
+    "producer": 1,
+    "spark-streaming": 2,
+    "spark-worker": 3,
+    "spark-master": 4,
+    "kafka": 5,
+    "minio": 6,
+    **dict.fromkeys(MONITORING, 7),
+}
+# What runs the stream's tasks, where it is not the driver itself.
+SPARK = ("spark-master", "spark-worker")
 # The driver is spawned with Kafka and waits inside for it; only the producer waits for the gate.
 LATE = ("producer",)
-DEPENDS = {"spark-streaming": ("kafka", "minio"), "producer": ("kafka",)}
+DEPENDS = {"spark-streaming": ("kafka", "minio", *SPARK), "producer": ("kafka",)}
 # The exit code with which the streaming job says that starting would lose or double data (sysexits EX_CONFIG).
 START_REFUSED = 78
 
 
+class QuorumLost(RunbookError):
+    """So many machines are out of reach that acting on the rest could not bring the pipeline back."""
+
+
 def component(service: str) -> str:
-    """Return what probes and alerts call the service: all that watches is one to them."""
-    return "monitoring" if service in MONITORING else service
+    """Return what probes and alerts call the service: all that watches is one to them, and all of Spark."""
+    if service in MONITORING:
+        return "monitoring"
+    return "spark-streaming" if service in SPARK else service
 
 
 @dataclass(frozen=True)
@@ -47,10 +64,16 @@ class Action:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do; empty actions mean that there is nothing to do."""
+    """What a run will do; empty actions mean that there is nothing to do.
+
+    :param unreachable: services by host that can't be reached; no action is ever on one of these hosts.
+    :param lost: those of them whose brokers do not answer either.
+    """
 
     intent: str
     actions: tuple[Action, ...]
+    unreachable: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
 
     def of(self, *verbs: str) -> list[Action]:
         return [action for action in self.actions if action.verb in verbs]
@@ -79,12 +102,15 @@ class Plan:
         return {
             "intent": self.intent,
             "actions": [asdict(action) for action in self.actions],
-            "lines": [f"{number}. {action.line}" for number, action in enumerate(self.actions, 1)],
+            "lines": [f"{number}. {action.line}" for number, action in enumerate(self.actions, 1)]
+            + [f"leave out {line}: the host can't be reached" for line in silent_lines(self.unreachable)],
             "hosts": list(hosts.values()),
             "changes": any(action.verb != "wait" for action in self.actions),
             "disturbed": self.disturbed,
             # What has to be probed to see whether the waits came to their end.
             "waits": sorted({component(action.service) for action in self.of("wait")}),
+            "unreachable": {host: list(names) for host, names in self.unreachable.items()},
+            "lost": list(self.lost),
         }
 
 
@@ -125,7 +151,7 @@ def refuse_foreign_cluster(services: Sequence[Mapping[str, Any]], checks: Sequen
 def _recover(
     service: Mapping[str, Any],
     failed: Sequence[Check],
-    sick_services: frozenset[str],
+    weak: frozenset[str],
     now: datetime,
     grace: Mapping[str, float],
 ) -> Action | None:
@@ -145,9 +171,14 @@ def _recover(
     age = (now - started).total_seconds() if started else 0.0
     if age < grace.get(name, 60.0):
         return Action(name, host, "wait", f"started {age:.0f} s ago and may still be booting: {seen}")
-    sick = [needed for needed in DEPENDS.get(name, ()) if needed in sick_services]
+    needs = DEPENDS.get(name, ())
+    sick = [needed for needed in needs if needed in {check.service for check in failed}]
     if sick:
         return Action(name, host, "wait", f"{' and '.join(sick)} first: {seen}")
+    short = [needed for needed in needs if needed in weak]
+    if short:
+        # A client takes up to a minute to give up a machine that is gone and to find the others.
+        return Action(name, host, "wait", f"{' and '.join(short)} lost a host, and it may find the others: {seen}")
     return Action(name, host, "restart", seen)
 
 
@@ -155,6 +186,7 @@ def _decide(
     service: Mapping[str, Any],
     intent: str,
     failed: Sequence[Check],
+    weak: frozenset[str],
     since: datetime,
     now: datetime,
     grace: Mapping[str, float],
@@ -176,7 +208,7 @@ def _decide(
         why = f"it started {service.get('started_at')}, before {since.isoformat()}"
         return Action(name, host, "restart", why)
     if intent in ("restart", "recover"):
-        return _recover(service, failed, frozenset(check.service for check in failed), now, grace)
+        return _recover(service, failed, weak, now, grace)
     return None
 
 
@@ -190,6 +222,8 @@ def make(
     grace: Mapping[str, float],
     cluster_id: str,
     restart_monitoring: bool = False,
+    unreachable: Mapping[str, Sequence[str]] | None = None,
+    brokers: Collection[str] = (),
 ) -> Plan:
     """Make the plan of a run.
 
@@ -199,20 +233,28 @@ def make(
         ``since``; ``start`` what does not run; ``stop`` what runs.
     :param grace: seconds that each service may take to boot before a failing probe counts against it.
     :param restart_monitoring: with ``restart``, what watches is restarted too; else it is only repaired.
+    :param unreachable: services by host that can't be reached. They are left out, and what fails for them alone
+        is neither waited for nor repaired.
+    :param brokers: the hosts of all brokers, where the run needs Kafka.
     :raises Refused: when acting would be wrong.
+    :raises QuorumLost: when acting on what is left could not bring Kafka back.
     """
+    away = unreachable or {}
     refuse_foreign_cluster(services, checks, cluster_id)
     absent = [f"{service['service']} on {service['host']}" for service in services if service["state"] == "absent"]
     if absent and intent != "observe":
         raise Refused(", ".join(absent), "nothing deployed", "a deployed service", "make up")
-    failed = [check for check in checks if not check.healthy]
-    found = (_decide(service, intent, failed, since, now, grace, restart_monitoring) for service in services)
+    if intent != "stop" and (why := lost_quorum(brokers, away, checks)):
+        raise QuorumLost("the quorum of Kafka", why, "a majority", "bring those machines back, then run this again")
+    failed = pressing(checks, away)
+    weak = frozenset(check.service for check in checks if not check.healthy and check not in failed)
+    found = (_decide(service, intent, failed, weak, since, now, grace, restart_monitoring) for service in services)
     actions = [action for action in found if action is not None]
     if intent == "recover" and not actions:
         # A cluster-wide check may fail while every node answers: replicas still catching up, say.
         actions = [Action(check.service, "", "wait", check.seen) for check in failed if not check.host]
     _refuse_refused_start(services, actions)
-    return Plan(intent, tuple(sorted(actions, key=_order(intent))))
+    return Plan(intent, tuple(sorted(actions, key=_order(intent))), away, tuple(lost_brokers(brokers, away, checks)))
 
 
 def _refuse_refused_start(services: Sequence[Mapping[str, Any]], actions: Sequence[Action]) -> None:
@@ -239,7 +281,7 @@ def settle(
     """Settle the waits of a plan after a wait of ``seconds``.
 
     :param plan: a plan as :meth:`Plan.as_dict` gives it.
-    :param failed: what still fails after the wait.
+    :param failed: what still fails after the wait, apart from what hosts out of reach account for.
     :returns: what did not come back by itself and is to be restarted, and the decisions on what did.
     """
     actions = [Action(**action) for action in plan["actions"]]

@@ -10,10 +10,15 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
+
+from . import tls
+from .errors import RunbookError
 
 REPAIR = "emergency-restart"
 
@@ -28,6 +33,7 @@ class Check:
     :param seen: what was seen, in words.
     :param expected: what would have been right.
     :param procedure: the procedure that helps.
+    :param blames: hosts that alone account for what was seen, where it speaks of the whole service.
     """
 
     name: str
@@ -37,6 +43,7 @@ class Check:
     seen: str
     expected: str
     procedure: str = REPAIR
+    blames: tuple[str, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -48,7 +55,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Target:
-    """What is probed and as whom; ``timeout`` in seconds is the limit of each single question."""
+    """What is probed and as whom; ``timeout`` in seconds is the limit of each single question.
+
+    :param tls: the files of this machine where the stack speaks TLS (see module_utils/tls.py); None where it does not.
+    """
 
     endpoints: Mapping[str, Any]
     kafka_user: Mapping[str, str]
@@ -62,6 +72,7 @@ class Target:
     progress_max_age: float = 30.0
     ack_max_age: float = 15.0
     timeout: float = 4.0
+    tls: tls.Files | None = None
 
 
 def service_check(info: Mapping[str, Any]) -> Check:
@@ -96,6 +107,8 @@ def unreachable_check(host: str, services: Sequence[str]) -> list[Check]:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, tls.TlsError):
+        return error.seen
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
@@ -136,7 +149,7 @@ def judge_cluster(
 ) -> list[Check]:
     """Judge the metadata of the cluster: identity, quorum, members, replicas, declared topics.
 
-    :param cluster: describe_cluster's answer (keys cluster_id, brokers with broker_id and is_fenced).
+    :param cluster: describe_cluster's answer (keys cluster_id, brokers with broker_id, host, port and is_fenced).
     :param topics: describe_topics' answer (name, error_code, partitions with leader_id, replica_nodes, isr_nodes).
     """
     live = [broker for broker in cluster["brokers"] if not broker.get("is_fenced")]
@@ -144,16 +157,22 @@ def judge_cluster(
         (topic["name"], partition) for topic in topics if not topic["error_code"] for partition in topic["partitions"]
     ]
     offline = [f"{name}-{part['partition_index']}" for name, part in partitions if part["leader_id"] < 0]
-    lagging = [
-        f"{name}-{part['partition_index']}"
-        for name, part in partitions
-        if len(part["isr_nodes"]) < len(part["replica_nodes"])
-    ]
+    behind = [(name, part) for name, part in partitions if len(part["isr_nodes"]) < len(part["replica_nodes"])]
+    lagging = [f"{name}-{part['partition_index']}" for name, part in behind]
+    names = {address: host for host, address in target.brokers.items()}
+    hosts = {
+        broker["broker_id"]: names.get(f"{broker.get('host')}:{broker.get('port')}", f"node {broker['broker_id']}")
+        for broker in cluster["brokers"]
+    }
+    absent = set(target.brokers) - {hosts[broker["broker_id"]] for broker in live}
+    late = {node for _, part in behind for node in set(part["replica_nodes"]) - set(part["isr_nodes"])}
     present = {topic["name"] for topic in topics if not topic["error_code"]}
     missing = [name for name in target.topics if name not in present]
 
-    def check(name: str, healthy: bool, seen: str, expected: str, procedure: str = REPAIR) -> Check:
-        return Check(name, "kafka", "", healthy, seen, expected, procedure)
+    def check(
+        name: str, healthy: bool, seen: str, expected: str, procedure: str = REPAIR, blames: Iterable[str] = ()
+    ) -> Check:
+        return Check(name, "kafka", "", healthy, seen, expected, procedure, tuple(sorted(blames)))
 
     def some(items: Sequence[str]) -> str:
         return f"{len(items)} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})" if items else "0"
@@ -177,9 +196,16 @@ def judge_cluster(
             len(live) == len(target.brokers),
             f"{len(live)} brokers in service",
             f"{len(target.brokers)} (the inventory's)",
+            blames=absent,
         ),
         check("kafka.offline_partitions", not offline, f"{some(offline)} offline partitions", "0"),
-        check("kafka.in_sync", not lagging, f"{some(lagging)} under-replicated partitions", "0"),
+        check(
+            "kafka.in_sync",
+            not lagging,
+            f"{some(lagging)} under-replicated partitions",
+            "0",
+            blames={hosts.get(node, f"node {node}") for node in late},
+        ),
         check(
             "kafka.topics",
             not missing,
@@ -191,12 +217,12 @@ def judge_cluster(
 
 def _answering(addresses: Sequence[str], timeout: float, dial: Callable[[str, float], None]) -> list[str]:
     found = []
-    refusal: OSError = ConnectionRefusedError("no broker is named")
+    refusal: Exception = ConnectionRefusedError("no broker is named")
     for address in addresses:
         try:
             dial(address, timeout)
             found.append(address)
-        except OSError as error:
+        except (OSError, tls.TlsError) as error:
             refusal = error
     if not found:
         raise refusal
@@ -224,16 +250,41 @@ def cluster_checks(
         return [Check("kafka.cluster", "kafka", "", False, _first_line(error), "an answering cluster")]
 
 
-def http_get(url: str, timeout: float) -> tuple[int, str]:
-    """Return status code and body of a GET; 0 and the reason where there was no answer."""
+def http_get(url: str, timeout: float, files: tls.Files | None = None, authorization: str = "") -> tuple[int, str]:
+    """Return status code and body of a GET; 0 and the reason where there was no answer.
+
+    :param files: what the stack is trusted by and shown, where it speaks TLS.
+    :param authorization: the header of that name, where the page wants one (see :func:`authorization_of`).
+    """
+    # The address is the inventory's own, never a person's input.
+    request = urllib.request.Request(url)  # noqa: S310
+    if authorization:
+        request.add_header("Authorization", authorization)
     try:
-        # The address is the inventory's own, never a person's input.
-        with urllib.request.urlopen(url, timeout=timeout) as answer:  # noqa: S310
+        context = None if files is None else tls.client_context(files)
+        with urllib.request.urlopen(request, timeout=timeout, context=context) as answer:  # noqa: S310
             return int(answer.status), answer.read().decode("utf-8", errors="replace")
     except urllib.error.HTTPError as error:
         return int(error.code), ""
     except (OSError, urllib.error.URLError) as error:
-        return 0, str(getattr(error, "reason", error))
+        reason = getattr(error, "reason", error)
+        # Whoever was silent for that long is not asked a second time.
+        blamed = "" if isinstance(reason, TimeoutError) else tls.complaint(url, files, timeout)
+        return 0, blamed or str(reason)
+    except RunbookError as error:
+        return 0, str(error)
+
+
+def authorization_of(login: Mapping[str, Any]) -> str:
+    """Return what a page is shown: of a ``token``, or of ``username`` and ``password``."""
+    if login.get("token"):
+        return f"Bearer {login['token']}"
+    return "Basic " + b64encode(f"{login['username']}:{login['password']}".encode()).decode()
+
+
+def getter(files: tls.Files | None) -> Callable[[str, float], tuple[int, str]]:
+    """:func:`http_get` as a stack wants to be asked."""
+    return http_get if files is None else partial(http_get, files=files)
 
 
 def store_checks(
@@ -353,20 +404,27 @@ def probe_all(target: Target, scope: Sequence[str]) -> list[Check]:
     from .monitoring import monitoring_questions
 
     questions: list[Callable[[], Check | list[Check]]] = []
+    connect, client, knock, get = kafka_admin.connect, object_store.client, dial, getter(target.tls)
+    if target.tls is not None:
+        from .certificate_checks import certificate_checks
+
+        connect, client = partial(connect, files=target.tls), partial(client, files=target.tls)
+        knock = partial(tls.dial, target.tls)
+        questions.append(lambda: certificate_checks(target, scope))
     if "kafka" in scope:
         questions += [
-            lambda host=host: broker_check(target, host, kafka_admin.connect)  # type: ignore[misc]
+            lambda host=host: broker_check(target, host, connect, knock)  # type: ignore[misc]
             for host in target.brokers
         ]
-        questions.append(lambda: cluster_checks(target, kafka_admin.connect))
+        questions.append(lambda: cluster_checks(target, connect, knock))
     if "minio" in scope:
-        questions.append(lambda: store_checks(target, object_store.client))
+        questions.append(lambda: store_checks(target, client, get))
     if "spark-streaming" in scope:
-        questions.append(lambda: stream_check(target))
+        questions.append(lambda: stream_check(target, get))
     if "producer" in scope:
-        questions.append(lambda: producer_check(target))
+        questions.append(lambda: producer_check(target, get))
     if "monitoring" in scope and target.monitoring:
-        questions += monitoring_questions(target)
+        questions += monitoring_questions(target, get)
     checks: list[Check] = []
     with ThreadPoolExecutor(max_workers=max(1, len(questions))) as pool:
         for answer in pool.map(lambda question: question(), questions):

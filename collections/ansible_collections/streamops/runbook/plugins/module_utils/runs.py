@@ -63,12 +63,18 @@ def process_start(pid: int) -> float | None:
     return None if fields[0] == "Z" else float(fields[19])
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write ``document`` whole or not at all, readable by the owner alone."""
+def write_json(path: Path, document: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Write ``document`` whole or not at all, readable by the owner alone.
+
+    :param durable: a loss of power right afterwards leaves the new content or the old, never an empty file.
+    """
     spare = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
         json.dump(document, stream, indent=2, default=str)
         stream.write("\n")
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
     spare.replace(path)
 
 
@@ -286,6 +292,42 @@ class Run:
         write_json(self.finished_path, document)
         self.progress_path.unlink(missing_ok=True)
         return document
+
+
+class Outbox:
+    """Which finished records are still to be kept on the control host as well: an empty file named by the run each."""
+
+    # What one call carries; what waits beyond that goes with the next.
+    MOST = 20
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def add(self, run: str) -> None:
+        """Note that the record of a run is to be sent."""
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (self._folder / run).touch(mode=0o600)
+
+    def waiting(self, records: Path) -> list[Path]:
+        """Return the finished records to send, oldest first.
+
+        :param records: the folder of all records; a name without a record there is dropped.
+        """
+        if not self._folder.is_dir():
+            return []
+        found = []
+        for path in sorted(self._folder.iterdir()):
+            record = records / f"{path.name}.finished.json"
+            if record.exists():
+                found.append(record)
+            else:
+                path.unlink()
+        return found[: self.MOST]
+
+    def sent(self, runs: Iterable[str]) -> None:
+        """Note that these records are kept there now."""
+        for run in runs:
+            (self._folder / run).unlink(missing_ok=True)
 
 
 def _journal(path: Path) -> list[dict[str, Any]]:

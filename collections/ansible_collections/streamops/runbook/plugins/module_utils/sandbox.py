@@ -189,17 +189,17 @@ def read_marker(root: Path) -> dict[str, str]:
 
 
 def check_net(net: str) -> None:
-    """Refuse what is not three octets of 127/8 or what the machine itself uses."""
+    """Refuse what is neither three octets of 127/8 (or of the nets of containers) nor free of the machine's own use."""
     octets = net.split(".")
     if (
-        not re.fullmatch(r"127\.\d{1,3}\.\d{1,3}", net)
+        not re.fullmatch(r"(127\.\d{1,3}|172\.29)\.\d{1,3}", net)
         or any(int(octet) > 255 or octet != str(int(octet)) for octet in octets)
         or net in {"127.0.0", "127.0.1"}
     ):
         raise Refused(
             "net of the sandbox",
             repr(net),
-            "three octets of 127/8 other than 127.0.0 and 127.0.1",
+            "three octets of 127/8 other than 127.0.0 and 127.0.1, or of 172.29/16 for containers",
             "put SANDBOX_NET=127.0.77 before the command.",
         )
 
@@ -221,12 +221,13 @@ class Sandbox:
     def present(self, cluster_id: str, net: str, *, plan_only: bool = False) -> Presence:
         """Make the root (0700), its marker and its reservation.
 
-        :param net: three octets of 127/8.
+        :param net: three octets of 127/8, of 172.29/16 for containers; empty where services listen elsewhere.
         :param plan_only: say what would be done and write nothing.
         :raises Refused: the folder is not ours, belongs to another cluster id, is a link, or its
             net is held by another sandbox or can't change because services run.
         """
-        check_net(net)
+        if net:
+            check_net(net)
         marker = self._own_marker()
         did: list[str] = []
         if marker is None:
@@ -258,7 +259,10 @@ class Sandbox:
             if marker != wanted:
                 write_private(self._root / MARKER, json.dumps(wanted, indent=1) + "\n")
 
-        if self._registry.reserve(net, self._root, claim, plan_only=plan_only):
+        if not net:
+            if not plan_only:
+                claim()
+        elif self._registry.reserve(net, self._root, claim, plan_only=plan_only):
             did.append(f"reserve {net}")
         return Presence(changed=bool(did), did=did)
 

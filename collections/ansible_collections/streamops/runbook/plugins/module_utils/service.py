@@ -24,6 +24,8 @@ ADDRESS = re.compile(r"[A-Za-z0-9.:-]{1,253}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MODE = re.compile(r"0[0-7]{3}")
 MEMORY = re.compile(r"[1-9][0-9]*[kmg]")
+USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+IMAGE = re.compile(r"[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?")
 SIGNALS = ("TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "KILL")
 POLICIES = ("on-failure", "always", "never")
 
@@ -37,6 +39,7 @@ TAG_RELOADABLE = "STREAMOPS_RELOADABLE"
 
 _INIT_SECONDS = 120
 _ROOT_ALLOWED = "an absolute path of letters, digits and ._/@+:,=~-"
+_BELOW_ROOT = "a path below the host's root"
 
 
 class ServiceInfo(TypedDict):
@@ -139,7 +142,10 @@ class ServiceDefinition:
 
     ``validate`` holds commands that must end with 0 before any file is put in place; ``{root}`` in
     them is a folder that holds the files as they would be. ``reload_signal`` makes the running
-    process read its files with ``reloads`` again.
+    process read its files with ``reloads`` again. ``user`` is the account that the process runs as,
+    ``image`` and ``network`` are what its container is made from and joins, ``volumes`` are the
+    folders below the root that hold data and outlive a container, ``mounts`` the absolute paths that
+    it reads besides its own root; a runtime without such a thing passes over them.
     """
 
     name: str
@@ -159,6 +165,11 @@ class ServiceDefinition:
     memory_limit: str | None
     validate: tuple[tuple[str, ...], ...] = ()
     reload_signal: str | None = None
+    user: str | None = None
+    image: str | None = None
+    network: str | None = None
+    volumes: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
 
     @property
     def ref(self) -> ServiceRef:
@@ -175,6 +186,10 @@ class ServiceDefinition:
         body = dataclasses.asdict(self)
         for field in ("directories", "validate", "reload_signal"):
             del body[field]
+        for field in ("user", "image", "network", "volumes", "mounts"):
+            # As below: what a runtime does not use may not ask for a restart.
+            if not body[field]:
+                del body[field]
         body["files"] = [dataclasses.asdict(f) for f in self.files if f.restarts and not f.reloads]
         for file in body["files"]:
             del file["reloads"]
@@ -317,13 +332,17 @@ def _read_environment(read: _Reader) -> dict[str, str]:
     return dict(environment)
 
 
-def _read_directories(read: _Reader) -> tuple[str, ...]:
-    directories = []
-    for index, value in enumerate(read.items("directories")):
-        if not isinstance(value, str) or not _relative(value):
-            raise Refused(f"{read.where}.directories[{index}]", repr(value), "a path below the host's root")
-        directories.append(value)
-    return tuple(directories)
+def _read_paths(read: _Reader, field: str, allowed: str, accept: Callable[[str], bool]) -> tuple[str, ...]:
+    paths = []
+    for index, value in enumerate(read.items(field)):
+        if not isinstance(value, str) or not accept(value):
+            raise Refused(f"{read.where}.{field}[{index}]", repr(value), allowed)
+        paths.append(value)
+    return tuple(paths)
+
+
+def _read_optional(read: _Reader, field: str, allowed: str, accept: re.Pattern[str]) -> str | None:
+    return None if read.value(field, None) is None else read.text(field, allowed, accept.fullmatch)
 
 
 def _read_integers(read: _Reader, field: str, default: object, low: int, high: int, what: str) -> tuple[int, ...]:
@@ -388,9 +407,6 @@ def parse_definition(data: object) -> ServiceDefinition:
     read = _Reader("definition", data, [field.name for field in dataclasses.fields(ServiceDefinition)])
     name = read.text("name", "lower-case letters, digits and hyphens", NAME.fullmatch)
     read.where = f"service {name}"
-    memory_limit = None
-    if read.value("memory_limit", None) is not None:
-        memory_limit = read.text("memory_limit", "a size like 768m or 2g", MEMORY.fullmatch)
     return ServiceDefinition(
         name=name,
         host=read.text("host", "a host's name", HOST.fullmatch),
@@ -398,7 +414,7 @@ def parse_definition(data: object) -> ServiceDefinition:
         address=read.text("address", "a name or an IP address", ADDRESS.fullmatch),
         command=_command(f"{read.where}.command", read.items("command", _REQUIRED)),
         environment=_read_environment(read),
-        directories=_read_directories(read),
+        directories=_read_paths(read, "directories", _BELOW_ROOT, _relative),
         files=_read_files(read),
         ports=_read_integers(read, "ports", (), 1, 65535, "a port"),
         init=_read_init(read),
@@ -406,9 +422,14 @@ def parse_definition(data: object) -> ServiceDefinition:
         stop_timeout=read.number("stop_timeout", 1, 3600, 30),
         start_seconds=read.number("start_seconds", 0, 3600, 5),
         restart=_read_restart(read),
-        memory_limit=memory_limit,
+        memory_limit=_read_optional(read, "memory_limit", "a size like 768m or 2g", MEMORY),
         validate=_read_validate(read),
         reload_signal=_read_reload_signal(read),
+        user=_read_optional(read, "user", "a system account", USER),
+        image=_read_optional(read, "image", "an image's name and tag", IMAGE),
+        network=_read_optional(read, "network", "a network's name", HOST),
+        volumes=_read_paths(read, "volumes", _BELOW_ROOT, _relative),
+        mounts=_read_paths(read, "mounts", _ROOT_ALLOWED, _absolute),
     )
 
 

@@ -6,11 +6,14 @@ Monitoring that is down keeps no run from its work: then there is nothing to sil
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
+from ansible_collections.streamops.runbook.plugins.module_utils import tls
 from ansible_collections.streamops.runbook.plugins.module_utils.alerting import COMPONENTS, WATCHDOG
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import ProbeError, Refused
 from ansible_collections.streamops.runbook.plugins.module_utils.notices import reason, request
@@ -43,9 +46,20 @@ class Outcome:
     skipped_reason: str = ""
 
 
-def _ask(method: str, url: str, *, timeout: float, document: Any = None) -> bytes:
+def _ask(
+    method: str, url: str, *, timeout: float, document: Any = None, context: ssl.SSLContext | None = None
+) -> bytes:
     # Alertmanager is a neighbour: a proxy that the environment names is for the way out.
-    return request(method, url, timeout=timeout, document=document, proxies={})
+    return request(method, url, timeout=timeout, document=document, proxies={}, context=context)
+
+
+def asking(files: tls.Files | None) -> Request:
+    """How Alertmanager is asked.
+
+    :param files: what the stack is trusted by and shown, where it speaks TLS.
+    :raises Refused: naming the file that can't be used.
+    """
+    return _ask if files is None else partial(_ask, context=tls.client_context(files))
 
 
 class Silencer:

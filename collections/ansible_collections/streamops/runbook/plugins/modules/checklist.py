@@ -20,6 +20,23 @@ options:
   alerts: {description: Alert rules with their thresholds filled in., type: list, elements: dict, default: []}
   panels: {description: Panels of config/grafana/panels.yml., type: list, elements: dict, default: []}
   timeout: {description: Seconds for each question., type: float, default: 4.0}
+  tls:
+    description: Where the stack speaks TLS, the files that it is trusted by and shown.
+    type: dict
+    suboptions:
+      ca_file: {description: "Our authority's certificates, as PEM.", type: path, required: true}
+      cert_file: {description: "The certificate that we show, as PEM.", type: path, required: true}
+      key_file: {description: "Its key, as PEM.", type: path, required: true}
+  logins:
+    description: Whoever reads a page of O(endpoints) that wants to know him.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      service: {description: Whose page it is., type: str, required: true}
+      username: {description: Name where it wants a password., type: str}
+      password: {description: The password., type: str}
+      token: {description: "What it wants otherwise, a bearer token.", type: str}
 author: ["The streamops runbook project (@streamops)"]
 """
 
@@ -36,21 +53,28 @@ EXAMPLES = """
     alerts: "{{ rules }}"
 """
 
+from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import checklist
+from ansible_collections.streamops.runbook.plugins.module_utils import checklist, tls
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import ProbeError, RunbookError
+from ansible_collections.streamops.runbook.plugins.module_utils.probes import authorization_of, getter, http_get
 
 
 def _read(given: dict[str, Any]) -> tuple[list[checklist.Item], str]:
     """Return the lines of the list, and what was missing while they were read."""
+    get = getter(given["tls"])
     if given["list"] == "panels":
-        return checklist.daily_panels(given["panels"], given["prometheus"], given["timeout"]), ""
+        return checklist.daily_panels(given["panels"], given["prometheus"], given["timeout"], get), ""
     try:
-        return checklist.five_metrics(given["alerts"], given["prometheus"], given["timeout"]), ""
+        return checklist.five_metrics(given["alerts"], given["prometheus"], given["timeout"], get), ""
     except ProbeError as error:
-        return checklist.five_metrics_directly(given["endpoints"], given["timeout"]), str(error)
+        special = {
+            login["service"]: partial(http_get, files=given["tls"], authorization=authorization_of(login))
+            for login in given["logins"]
+        }
+        return checklist.five_metrics_directly(given["endpoints"], given["timeout"], get, special), str(error)
 
 
 def main() -> None:
@@ -62,6 +86,20 @@ def main() -> None:
             "alerts": {"type": "list", "elements": "dict", "default": []},
             "panels": {"type": "list", "elements": "dict", "default": []},
             "timeout": {"type": "float", "default": 4.0},
+            "tls": tls.ARGUMENTS,
+            "logins": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "service": {"type": "str", "required": True},
+                    "username": {"type": "str"},
+                    "password": {"type": "str", "no_log": True},
+                    "token": {"type": "str", "no_log": True},
+                },
+                "required_together": [("username", "password")],
+                "required_one_of": [("username", "token")],
+            },
         },
         supports_check_mode=True,
     )

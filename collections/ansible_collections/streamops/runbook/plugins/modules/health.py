@@ -45,7 +45,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.streamops.runbook.plugins.module_utils import assessment, card, plan
 from ansible_collections.streamops.runbook.plugins.module_utils.catalog import parse_timestamp
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import RunbookError
-from ansible_collections.streamops.runbook.plugins.module_utils.health import service_health
+from ansible_collections.streamops.runbook.plugins.module_utils.health import next_steps, service_health
 
 
 def main() -> None:
@@ -64,8 +64,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     given = module.params
+    unreachable = {host: list(names) for host, names in (given["unreachable"] or {}).items()}
     reading = assessment.read(given)
     fragment: dict[str, Any] = {"readings": reading.as_dict()}
+    if given["unreachable"] is not None:
+        # What is known now; a host that was away a moment ago may be back.
+        fragment["unreachable"] = unreachable
+    if unreachable:
+        fragment["next"] = next_steps(unreachable)
     if given["must_be_healthy"] and not reading.healthy:
         module.fail_json(
             msg="The stack is not healthy.\n" + assessment.complaint(reading),
@@ -73,10 +79,10 @@ def main() -> None:
             runbook={**fragment, "status": "failed"},
         )
     now = datetime.now(UTC)
-    again, decisions = plan.settle(given["settle"] or {"actions": []}, reading.failed, reading.seconds)
+    again, decisions = plan.settle(given["settle"] or {"actions": []}, reading.pressing, reading.seconds)
     answer: dict[str, Any] = {
         "reading": reading.as_dict(),
-        "services": service_health(given["services"], reading.checks, given["unreachable"]),
+        "services": service_health(given["services"], reading.checks, unreachable),
         "again": [{"host": action.host, "step": {"name": action.service, "verb": "restart"}} for action in again],
     }
     decisions += [{"subject": action.subject, "decision": "restart", "why": action.why} for action in again]
@@ -93,9 +99,13 @@ def main() -> None:
                 grace={name: float(seconds) for name, seconds in given["grace"].items()},
                 cluster_id=given["target"]["cluster_id"],
                 restart_monitoring=given["restart_monitoring"],
+                unreachable=unreachable,
+                brokers=given["target"]["brokers"] if "kafka" in given["scope"] else (),
             )
         except RunbookError as error:
-            module.fail_json(msg=str(error), reading=reading.as_dict(), runbook={**fragment, "status": "refused"})
+            # Nothing was touched, yet a lost quorum is no verdict on what was asked: it is the outage itself.
+            status = "failed" if isinstance(error, plan.QuorumLost) else "refused"
+            module.fail_json(msg=str(error), reading=reading.as_dict(), runbook={**fragment, "status": status})
         answer["plan"] = made.as_dict()
         if given["settled"]:
             if made.actions:

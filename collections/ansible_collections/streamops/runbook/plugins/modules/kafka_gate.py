@@ -63,6 +63,22 @@ options:
     description: Seconds for each single question.
     type: float
     default: 5
+  tls:
+    description: Where the stack speaks TLS, the files that it is trusted by and shown.
+    type: dict
+    suboptions:
+      ca_file:
+        description: Our authority's certificates, as PEM.
+        type: path
+        required: true
+      cert_file:
+        description: The certificate that we show, as PEM.
+        type: path
+        required: true
+      key_file:
+        description: Its key, as PEM.
+        type: path
+        required: true
 attributes:
   check_mode:
     description: Reads the same; elects nothing.
@@ -100,7 +116,7 @@ order:
 import functools
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import kafka_admin
+from ansible_collections.streamops.runbook.plugins.module_utils import kafka_admin, tls
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import RunbookError
 
 
@@ -128,6 +144,7 @@ def main() -> None:
             "interval": {"type": "float", "default": 1.0},
             "deadline": {"type": "float", "default": 300},
             "timeout": {"type": "float", "default": 5},
+            "tls": tls.ARGUMENTS,
         },
         required_if=[("question", "may_stop", ("node",)), ("question", "is_back", ("node",))],
         supports_check_mode=True,
@@ -151,6 +168,7 @@ def main() -> None:
         params["username"],
         params["password"],
         params["timeout"],
+        files=params["tls"],
     )
     moved = False
     try:

@@ -47,6 +47,22 @@ options:
     description: Seconds for each single question.
     type: float
     default: 10
+  tls:
+    description: Where the stack speaks TLS, the files that it is trusted by and shown.
+    type: dict
+    suboptions:
+      ca_file:
+        description: Our authority's certificates, as PEM.
+        type: path
+        required: true
+      cert_file:
+        description: The certificate that we show, as PEM.
+        type: path
+        required: true
+      key_file:
+        description: Its key, as PEM.
+        type: path
+        required: true
 attributes:
   check_mode:
     description: Plans; a cluster that can't be read yet plans everything.
@@ -82,7 +98,7 @@ undeclared:
 import functools
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import kafka_admin
+from ansible_collections.streamops.runbook.plugins.module_utils import kafka_admin, tls
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     DeadlineExceeded,
     Refused,
@@ -102,6 +118,7 @@ def main() -> None:
             "allow_shrink": {"type": "bool", "default": False},
             "deadline": {"type": "float", "default": 120},
             "timeout": {"type": "float", "default": 10},
+            "tls": tls.ARGUMENTS,
         },
         supports_check_mode=True,
     )
@@ -117,6 +134,7 @@ def main() -> None:
                     params["username"],
                     params["password"],
                     params["timeout"],
+                    files=params["tls"],
                 ),
                 topics,
                 acls,

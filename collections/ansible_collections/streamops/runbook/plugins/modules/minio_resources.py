@@ -48,6 +48,22 @@ options:
     description: Seconds for each single request.
     type: float
     default: 10
+  tls:
+    description: Where the stack speaks TLS, the files that it is trusted by and shown.
+    type: dict
+    suboptions:
+      ca_file:
+        description: Our authority's certificates, as PEM.
+        type: path
+        required: true
+      cert_file:
+        description: The certificate that we show, as PEM.
+        type: path
+        required: true
+      key_file:
+        description: Its key, as PEM.
+        type: path
+        required: true
 attributes:
   check_mode:
     description: Plans; a store that can't be read yet plans everything.
@@ -75,8 +91,10 @@ did:
   elements: str
 """
 
+import functools
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import object_store
+from ansible_collections.streamops.runbook.plugins.module_utils import object_store, tls
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     DeadlineExceeded,
     Refused,
@@ -102,19 +120,21 @@ def main() -> None:
             "users": {"type": "list", "elements": "dict", "options": user_spec, "default": []},
             "deadline": {"type": "float", "default": 120},
             "timeout": {"type": "float", "default": 10},
+            "tls": tls.ARGUMENTS,
         },
         supports_check_mode=True,
     )
     params = module.params
-    endpoint, timeout, region = params["endpoint"], params["timeout"], params["region"]
+    endpoint, timeout, files = params["endpoint"], params["timeout"], params["tls"]
     keys = params["access_key"], params["secret_key"]
+    client = functools.partial(object_store.client, endpoint, timeout=timeout, region=params["region"], files=files)
     try:
         buckets = object_store.parse_buckets(params["buckets"])
         users = object_store.parse_users(params["users"], params["policies"])
         provisioner = object_store.Provisioner(
-            object_store.client(endpoint, *keys, timeout, region=region),
-            object_store.admin(endpoint, *keys, timeout),
-            lambda user: object_store.client(endpoint, user.access_key, user.secret_key, timeout, region=region),
+            client(*keys),
+            object_store.admin(endpoint, *keys, timeout, files=files),
+            lambda user: client(user.access_key, user.secret_key),
             module.check_mode,
         )
         try:
@@ -125,6 +145,7 @@ def main() -> None:
                 params["policies"],
                 users,
                 deadline=1.0 if module.check_mode else params["deadline"],
+                status=functools.partial(object_store.cluster_status, files=files),
             )
         except DeadlineExceeded:
             if not module.check_mode:

@@ -63,6 +63,22 @@ options:
     description: Seconds for all of them.
     type: float
     default: 5
+  tls:
+    description: Where the stack speaks TLS, the files that it is trusted by and shown.
+    type: dict
+    suboptions:
+      ca_file:
+        description: Our authority's certificates, as PEM.
+        type: path
+        required: true
+      cert_file:
+        description: The certificate that we show, as PEM.
+        type: path
+        required: true
+      key_file:
+        description: Its key, as PEM.
+        type: path
+        required: true
 attributes:
   check_mode:
     support: full
@@ -113,7 +129,7 @@ errors:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import alerting, announcement, notices
+from ansible_collections.streamops.runbook.plugins.module_utils import alerting, announcement, notices, tls
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
 
 FIELDS = ("severity", "procedure", "run", "status", "text", "runbook_url")
@@ -136,6 +152,7 @@ def main() -> None:
             "token_file": {"type": "path", "default": "", "no_log": False},
             "timeout": {"type": "float", "default": 2},
             "total": {"type": "float", "default": 5},
+            "tls": tls.ARGUMENTS,
         },
         supports_check_mode=True,
     )
@@ -151,7 +168,7 @@ def main() -> None:
         else:
             if notice is not None:
                 spool.enqueue(notice)
-            targets = announcement.targets(escalation, parameters["token_file"])
+            targets = announcement.targets(escalation, parameters["token_file"], parameters["tls"])
             delivery = spool.deliver(targets, timeout=parameters["timeout"], total=parameters["total"])
     except RunbookError as error:
         module.fail_json(msg=str(error), error=type(error).__name__, refused=isinstance(error, Refused))

@@ -9,6 +9,7 @@ short_description: Proves health and the flow of data
 description:
   - Polls the health of the stack until O(polls) good readings stand in a row.
   - At the same time sends canary events in at the producer's end and reads them back from the table, once each.
+  - Hosts that can not be reached are left out of the first and count in the second; the run is then degraded.
 attributes:
   check_mode: {support: none, description: A proof sends events; leave it out of a plan.}
   diff_mode: {support: none, description: It changes nothing that is declared.}
@@ -39,7 +40,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import assessment
+from ansible_collections.streamops.runbook.plugins.module_utils import assessment, health
+
+# With machines out of reach: so many canaries, each a device of its own, that every partition gets one.
+SPREAD = 100
+# Where the only way into the table is on a host out of reach, it may still work there, or be about to: seconds for that.
+PATIENCE = 90.0
 
 
 def canary(given: dict[str, Any]) -> dict[str, Any]:
@@ -77,6 +83,16 @@ def canary(given: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def impossible(given: dict[str, Any], reading: health.Reading) -> tuple[str, str]:
+    """Say what keeps Kafka from working and what keeps data from flowing, as far as hosts out of reach do.
+
+    :param reading: of this moment.
+    """
+    unreachable = given["unreachable"] or {}
+    quorum = health.lost_quorum(given["target"]["brokers"], unreachable, reading.checks)
+    return quorum, health.lost_flow(given["services"], unreachable, reading.checks)
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -88,8 +104,25 @@ def main() -> None:
         }
     )
     given = module.params
+    unreachable = {host: list(names) for host, names in (given["unreachable"] or {}).items()}
+    quorum = flow = ""
+    if unreachable:
+        given["events"] = max(given["events"], SPREAD)
+        first = assessment.read({**given, "polls": 1, "deadline": 0.0})
+        quorum, flow = impossible(given, first)
+        if quorum:
+            module.fail_json(
+                msg=f"Not proven: no quorum of Kafka is possible with {quorum}",
+                reading=first.as_dict(),
+                runbook={
+                    "readings": first.as_dict(),
+                    "unreachable": unreachable,
+                    "next": health.next_steps(unreachable),
+                },
+            )
     with ThreadPoolExecutor(max_workers=1) as pool:
-        flowing = pool.submit(canary, given)
+        limit = min(given["deadline"], PATIENCE) if flow else given["deadline"]
+        flowing = pool.submit(canary, {**given, "deadline": limit})
         reading = assessment.read(given)
         data = flowing.result()
     started = {f"{info['service']} on {info['host']}": info.get("started_at") for info in given["services"]}
@@ -97,6 +130,9 @@ def main() -> None:
         "readings": reading.as_dict(),
         "urls": given["urls"],
         "started_at_by_service": started,
+        # What is known now; a host that was away at the start may be back.
+        "unreachable": unreachable,
+        "next": health.next_steps(unreachable),
     }
     problems = []
     if not reading.healthy:
@@ -106,7 +142,7 @@ def main() -> None:
             f"{data['sent']} canary events sent, {data['found']} in the table, {data['duplicates']} twice, "
             f"after {data['seconds']:.1f} s"
         )
-        problems.append(f"no flow of data: {seen}")
+        problems.append(f"no flow of data: {flow + ': ' if flow else ''}{seen}")
     if problems:
         module.fail_json(
             msg="Not proven: " + "; ".join(problems),
@@ -114,7 +150,7 @@ def main() -> None:
             data=data,
             runbook=fragment,
         )
-    proof = {
+    proof: dict[str, Any] = {
         "lines": [
             f"{len(given['services'])} services healthy, {reading.good_polls} good polls in a row",
             f"{data['sent']} canary event{'s' if data['sent'] != 1 else ''} in, {data['found']} in the table, "
@@ -123,6 +159,9 @@ def main() -> None:
         "data": data,
         "polls": reading.good_polls,
     }
+    if unreachable:
+        proof["lines"].append(f"not judged, since they can't be reached: {'; '.join(health.silent_lines(unreachable))}")
+        fragment["status"] = "degraded"
     module.exit_json(changed=False, proof=proof, reading=reading.as_dict(), runbook={**fragment, "proof": proof})
 
 

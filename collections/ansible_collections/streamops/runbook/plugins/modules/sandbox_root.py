@@ -25,7 +25,9 @@ options:
     type: str
     required: true
   net:
-    description: Three octets of 127/8; needed for C(present).
+    description:
+      - Three octets of 127/8, or of 172.29/16 for containers; needed for C(present).
+      - Empty where the services listen on machines of their own.
     type: str
   keep:
     description: Names directly under the root that C(absent) leaves.

@@ -18,7 +18,7 @@ options:
   runtime:
     description: What runs the processes.
     type: str
-    choices: [supervisor]
+    choices: [supervisor, systemd, docker]
     required: true
   state:
     description: The wanted state.
@@ -178,13 +178,20 @@ def _verb(runtime: runtimes.Runtime, ref: ServiceRef, params: dict[str, Any], ch
 
 
 def _act(params: dict[str, Any], check: bool) -> tuple[runtimes.Outcome, ServiceInfo, bool]:
-    runtime = runtimes.get(params["runtime"])
     definition = None
     if params["definition"] is not None:
         definition = parse_definition(params["definition"])
         ref = definition.ref
     else:
         ref = parse_ref(params["name"], params["host"], params["root"], params["address"])
+    try:
+        runtime = runtimes.get(params["runtime"])
+    except runtimes.Unprepared as error:
+        if not check or definition is None or params["state"] not in ("deployed", "started"):
+            raise
+        # What an earlier step of the real run would have brought to a new host.
+        planned = runtimes.Outcome(did=[f"deploy {ref.name}"], skipped=[str(error)])
+        return planned, runtimes.absent_info(ref), False
     if params["state"] in ("deployed", "started"):
         outcome = _deploy(runtime, definition, ref, params, check)
     else:

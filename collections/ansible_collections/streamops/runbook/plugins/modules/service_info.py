@@ -13,7 +13,7 @@ options:
   runtime:
     description: What runs the processes.
     type: str
-    choices: [supervisor]
+    choices: [supervisor, systemd, docker]
     required: true
   root:
     description: The host's folder.

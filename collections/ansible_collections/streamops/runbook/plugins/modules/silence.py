@@ -41,6 +41,22 @@ options:
     description: Seconds for one request.
     type: float
     default: 3
+  tls:
+    description: Where the stack speaks TLS, the files that it is trusted by and shown.
+    type: dict
+    suboptions:
+      ca_file:
+        description: Our authority's certificates, as PEM.
+        type: path
+        required: true
+      cert_file:
+        description: The certificate that we show, as PEM.
+        type: path
+        required: true
+      key_file:
+        description: Its key, as PEM.
+        type: path
+        required: true
 attributes:
   check_mode:
     support: full
@@ -78,9 +94,10 @@ skipped_reason:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.streamops.runbook.plugins.module_utils import tls
 from ansible_collections.streamops.runbook.plugins.module_utils.alerting import COMPONENTS
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
-from ansible_collections.streamops.runbook.plugins.module_utils.silences import Silencer
+from ansible_collections.streamops.runbook.plugins.module_utils.silences import Silencer, asking
 
 
 def main() -> None:
@@ -94,12 +111,15 @@ def main() -> None:
             "comment": {"type": "str", "default": "planned work"},
             "seconds": {"type": "int", "default": 900},
             "timeout": {"type": "float", "default": 3},
+            "tls": tls.ARGUMENTS,
         },
         supports_check_mode=True,
     )
     parameters = module.params
     try:
-        silencer = Silencer(parameters["url"], parameters["run"], timeout=parameters["timeout"])
+        silencer = Silencer(
+            parameters["url"], parameters["run"], ask=asking(parameters["tls"]), timeout=parameters["timeout"]
+        )
         if parameters["state"] == "absent":
             outcome = silencer.absent(plan_only=module.check_mode)
         else:

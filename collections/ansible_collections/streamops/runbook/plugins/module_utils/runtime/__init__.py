@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
-from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused
+from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
 from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     DiffEntry,
     ServiceDefinition,
@@ -16,7 +16,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     ServiceRef,
 )
 
-NAMES = ("supervisor",)
+NAMES = ("supervisor", "systemd", "docker")
 
 
 @dataclasses.dataclass
@@ -73,15 +73,57 @@ class Runtime(Protocol):
         """The newest ``lines`` lines that the service printed, oldest first."""
 
 
+def absent_info(ref: ServiceRef) -> ServiceInfo:
+    """A service of which nothing is known yet."""
+    return ServiceInfo(
+        service=ref.name,
+        host=ref.host,
+        state="absent",
+        healthy=None,
+        pid=None,
+        started_at=None,
+        memory_bytes=None,
+        exit_code=None,
+        detail="nothing deployed",
+        digest_deployed=None,
+        digest_running=None,
+        restart_needed=False,
+        reload_needed=False,
+    )
+
+
+class Unprepared(ServiceError):
+    """A host lacks what the runtime itself needs there."""
+
+
 def get(name: str) -> Runtime:
     """The runtime of that name; its libraries are loaded only now.
 
     :raises Refused: when there is no such runtime.
+    :raises Unprepared: when a library of it is not installed here.
     """
-    if name == "supervisor":
-        from ansible_collections.streamops.runbook.plugins.module_utils.runtime.supervisor import (
-            SupervisorRuntime,
-        )
+    if name not in NAMES:
+        raise Refused("service runtime", repr(name), " | ".join(NAMES))
+    try:
+        return _load(name)
+    except ImportError as error:
+        raise Unprepared(
+            f"service runtime {name}",
+            f"no Python package {error.name}",
+            "what the runtime needs on a host",
+            "prepare the host: run site.yml",
+        ) from error
 
-        return SupervisorRuntime()
-    raise Refused("service runtime", repr(name), " | ".join(NAMES))
+
+def _load(name: str) -> Runtime:
+    if name == "systemd":
+        from ansible_collections.streamops.runbook.plugins.module_utils.runtime.systemd import SystemdRuntime
+
+        return SystemdRuntime()
+    if name == "docker":
+        from ansible_collections.streamops.runbook.plugins.module_utils.runtime.docker_engine import DockerRuntime
+
+        return DockerRuntime()
+    from ansible_collections.streamops.runbook.plugins.module_utils.runtime.supervisor import SupervisorRuntime
+
+    return SupervisorRuntime()

@@ -9,8 +9,6 @@ may have about 100 bytes and a sandbox can stand anywhere.
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fcntl
 import hashlib
 import http.client
 import inspect
@@ -31,17 +29,32 @@ import psutil
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     DeadlineExceeded,
     Refused,
-    RunbookError,
     ServiceError,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import (
     Outcome,
     supervisord_main,
 )
+from ansible_collections.streamops.runbook.plugins.module_utils.runtime.processes import (
+    absent_info,
+    add_process,
+    alive,
+    compare_digests,
+    deployed,
+    end,
+    environment_of,
+    environments,
+    locked,
+    mark_unread,
+    noting,
+    refuse_taken_ports,
+    suspended,
+    sweep,
+    tagged,
+    tail,
+)
 from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     TAG_DIGEST,
-    TAG_RELOADABLE,
-    TAG_ROOT,
     TAG_SERVICE,
     ManagedFile,
     ServiceDefinition,
@@ -55,11 +68,9 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service import (
 from ansible_collections.streamops.runbook.plugins.module_utils.service_files import (
     PREVIOUS,
     READ_MARK,
-    FilePlan,
     apply_files,
     mark_read,
     plan_files,
-    read_mark,
     validate_files,
 )
 from supervisor.states import RUNNING_STATES, ProcessStates
@@ -180,16 +191,16 @@ class SupervisorRuntime:
             outcome.did.append(f"init makes {definition.init.creates}")
         if not check:
             apply_files(plan, definition.ref if definition.reload_signal else None)
-            self._mark_unread(definition.ref, plan)
+            mark_unread(definition.ref, plan)
             if prepare:
                 run_init(definition)
         return outcome
 
     def start(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """Spawn what is deployed unless it runs. See :class:`Runtime`."""
-        stored = self._stored(ref)
+        stored = deployed(ref)
         outcome = Outcome()
-        with self._locked(ref, check), _noting(outcome):
+        with self._locked(ref, check), noting(outcome):
             daemon = self._daemon(ref)
             program = None
             if daemon is not None:
@@ -207,7 +218,7 @@ class SupervisorRuntime:
     def stop(self, ref: ServiceRef, *, timeout: float | None = None, check: bool = False) -> Outcome:
         """End the process; the last one on a host ends the supervisord too."""
         outcome = Outcome()
-        with self._locked(ref, check), _noting(outcome):
+        with self._locked(ref, check), noting(outcome):
             self._stop(ref, outcome, timeout, check)
             daemon = None if check else self._daemon(ref)
             if daemon is not None:
@@ -223,9 +234,9 @@ class SupervisorRuntime:
         check: bool = False,
     ) -> Outcome:
         """Stop and start; see :class:`Runtime` for ``since``."""
-        stored = self._stored(ref)
+        stored = deployed(ref)
         outcome = Outcome()
-        with self._locked(ref, check), _noting(outcome):
+        with self._locked(ref, check), noting(outcome):
             daemon = self._daemon(ref)
             if daemon is not None:
                 try:
@@ -234,7 +245,7 @@ class SupervisorRuntime:
                     if not check:
                         self._reload(ref, daemon)
                     if since is not None and program is not None and program["pid"]:
-                        process = _alive(program["pid"])
+                        process = alive(program["pid"])
                         if process is not None and process.create_time() >= since:
                             return outcome
                 except _Silent:
@@ -247,11 +258,11 @@ class SupervisorRuntime:
 
     def reload(self, ref: ServiceRef, *, check: bool = False) -> Outcome:
         """Send the reload signal unless the process has read the deployed files already. See :class:`Runtime`."""
-        stored = self._stored(ref)
+        stored = deployed(ref)
         outcome = Outcome()
         if not stored.get("reload_signal"):
             raise Refused(f"service {ref.name}", "no reload signal", "a definition with one", "restart the service")
-        with self._locked(ref, check), _noting(outcome):
+        with self._locked(ref, check), noting(outcome):
             if not self.info(ref)["reload_needed"]:
                 return outcome
             outcome.did.append(f"reload {ref.name}")
@@ -292,21 +303,7 @@ class SupervisorRuntime:
 
     def info(self, ref: ServiceRef) -> ServiceInfo:
         """What supervisord and the process itself say. See :class:`ServiceInfo`."""
-        info = ServiceInfo(
-            service=ref.name,
-            host=ref.host,
-            state="absent",
-            healthy=None,
-            pid=None,
-            started_at=None,
-            memory_bytes=None,
-            exit_code=None,
-            detail="nothing deployed",
-            digest_deployed=None,
-            digest_running=None,
-            restart_needed=False,
-            reload_needed=False,
-        )
+        info = absent_info(ref)
         try:
             stored = stored_definition(ref)
         except ServiceError as error:
@@ -325,7 +322,7 @@ class SupervisorRuntime:
                 program = daemon.process(ref.name)
             except _Silent as error:
                 info["state"], info["detail"] = "unknown", str(self._silent(ref, error))
-                pid = next((process.pid for process in self._tagged(ref)), 0)
+                pid = next((process.pid for process in tagged(ref)), 0)
         if program is not None:
             info["state"] = _STATES[program["state"]]
             info["detail"] = _describe(program)
@@ -335,29 +332,20 @@ class SupervisorRuntime:
         elif daemon is not None and info["state"] == "absent":
             info["state"], info["detail"] = "stopped", "not started yet"
         if pid:
-            _add_process(info, pid)
+            add_process(info, pid)
         else:
-            leftovers = self._tagged(ref)
+            leftovers = tagged(ref)
             if leftovers:
                 info["state"] = "unknown"
                 info["detail"] = f"process {leftovers[0].pid} runs without its supervisor"
-        _compare_digests(info, ref, stored)
+        compare_digests(info, ref, stored)
         return info
 
     def logs(self, ref: ServiceRef, lines: int) -> list[str]:
         """The end of the service's log file; empty when it never wrote one."""
-        return _tail(Path(ref.root) / "log" / f"{ref.name}.log", lines)
+        return tail(Path(ref.root) / "log" / f"{ref.name}.log", lines)
 
     # Files
-
-    def _mark_unread(self, ref: ServiceRef, plan: FilePlan) -> None:
-        """Where reloadable files changed under a running process, what it has read does not count any more.
-
-        The digest alone would not tell: somebody damaged a file by hand, and the same content was put back.
-        """
-        if any(file.reloads for _, file in plan.writes):
-            for process in self._tagged(ref)[:1]:
-                mark_read(ref, process.pid, process.create_time(), None)
 
     def _files(self, definition: ServiceDefinition) -> list[ManagedFile]:
         return [
@@ -411,17 +399,7 @@ class SupervisorRuntime:
         if check:
             yield
             return
-        path = self._private_run_dir(ref) / "lock"
-        with path.open("a") as stream:
-            deadline = self._clock() + 60
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if self._clock() > deadline:
-                        raise DeadlineExceeded(str(path), "held for 60 s by another run", "a free lock") from error
-                    self._sleep(_POLL_SECONDS)
+        with locked(self._private_run_dir(ref) / "lock", self._clock, self._sleep):
             yield
 
     # supervisord
@@ -446,16 +424,8 @@ class SupervisorRuntime:
         root = os.path.realpath(ref.root)
         return [
             process
-            for process, environment in _environments()
+            for process, environment in environments()
             if environment.get(TAG_SUPERVISOR) == root and TAG_SERVICE not in environment
-        ]
-
-    def _tagged(self, ref: ServiceRef) -> list[psutil.Process]:
-        """Processes of this service, oldest first, whoever started them."""
-        return [
-            process
-            for process, environment in _environments()
-            if environment.get(TAG_SERVICE) == ref.name and environment.get(TAG_ROOT) == ref.root
         ]
 
     def _silent(self, ref: ServiceRef, error: _Silent) -> ServiceError:
@@ -495,7 +465,7 @@ class SupervisorRuntime:
                 return daemon
             except _Silent as error:
                 if process.poll() is not None:
-                    said = " / ".join(_tail(output, 3)) or "nothing printed"
+                    said = " / ".join(tail(output, 3)) or "nothing printed"
                     raise ServiceError(
                         f"supervisord of {ref.host}",
                         f"exit code {process.returncode} at start: {said}",
@@ -537,18 +507,12 @@ class SupervisorRuntime:
         """
         processes = self._supervisord_processes(ref)
         edition = _edition(Path(ref.root))
-        if all(_environment(process.pid).get(TAG_EDITION) == edition for process in processes):
+        if all(environment_of(process.pid).get(TAG_EDITION) == edition for process in processes):
             return False
         programs = daemon.call("getAllProcessInfo")
         return all(one["name"] == ref.name or one["state"] == ProcessStates.STOPPED for one in programs)
 
     # Processes
-
-    def _stored(self, ref: ServiceRef) -> dict[str, Any]:
-        stored = stored_definition(ref)
-        if stored is None:
-            raise Refused(f"service {ref.name} on {ref.host}", "nothing deployed", "a deployed definition")
-        return stored
 
     def _start_stopped(
         self,
@@ -561,11 +525,11 @@ class SupervisorRuntime:
     ) -> None:
         if check:
             if not outcome.did:
-                self._refuse_taken_ports(ref, stored)
+                refuse_taken_ports(ref, stored, self._clock, self._sleep)
             outcome.did.append(f"start {ref.name}")
             return
         self._sweep(ref, outcome, wait=0)
-        self._refuse_taken_ports(ref, stored)
+        refuse_taken_ports(ref, stored, self._clock, self._sleep)
         if daemon is not None and self._replaceable(ref, daemon):
             processes = self._supervisord_processes(ref)
             daemon.call("shutdown")
@@ -602,7 +566,7 @@ class SupervisorRuntime:
                     f"{_STATES.get(state, 'unknown')} with exit code {code} right after the start ({said})",
                     "a process that lives",
                 )
-            if _environment(program["pid"]).get(TAG_DIGEST) == digest:
+            if environment_of(program["pid"]).get(TAG_DIGEST) == digest:
                 return
             if self._clock() > deadline:
                 raise DeadlineExceeded(
@@ -630,7 +594,7 @@ class SupervisorRuntime:
             except _Silent:
                 self._kill_silent(ref, outcome, check)
         if check:
-            outcome.did += [f"kill leftover {p.pid}" for p in self._tagged(ref) if not outcome.did]
+            outcome.did += [f"kill leftover {p.pid}" for p in tagged(ref) if not outcome.did]
         else:
             self._sweep(ref, outcome, wait=_LEFTOVER_SECONDS)
 
@@ -652,7 +616,7 @@ class SupervisorRuntime:
         with contextlib.suppress(xmlrpc.client.Fault):
             # The fault says that it is not running any more, which the loop sees as well.
             daemon.call("stopProcess", ref.name, False)
-        if program["pid"] and _suspended(program["pid"]):
+        if program["pid"] and suspended(program["pid"]):
             # A suspended process takes no signal but this one; its own group goes with it.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program["pid"], signal.SIGKILL)
@@ -684,54 +648,16 @@ class SupervisorRuntime:
             self._end(processes, _LEFTOVER_SECONDS)
 
     def _sweep(self, ref: ServiceRef, outcome: Outcome, wait: float) -> None:
-        """Make sure that no process of a stopped service is left.
-
-        A child of the service (the JVM below the Spark driver) may need a moment to notice that
-        its parent is gone; what is still there after ``wait`` seconds is killed and reported.
-        """
-        deadline = self._clock() + wait
-        while True:
-            leftovers = self._tagged(ref)
-            if not leftovers:
-                return
-            if self._clock() >= deadline:
-                break
-            self._sleep(_POLL_SECONDS)
-        for process in leftovers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-            outcome.did.append(f"kill leftover {process.pid}")
-        self._end(leftovers, _LEFTOVER_SECONDS)
+        """Make sure that no process of a stopped service is left, see :func:`processes.sweep`."""
+        killed = sweep(ref, outcome, wait, self._clock, self._sleep)
+        self._end(killed, _LEFTOVER_SECONDS)
 
     def _end(self, processes: list[psutil.Process], wait: float) -> None:
-        deadline = self._clock() + wait
-        while True:
-            for child in self._spawned:
-                child.poll()
-            # A zombie has ended; some first processes take their time to collect it.
-            alive = [process for process in processes if process.is_running() and _alive(process.pid)]
-            if not alive:
-                return
-            if self._clock() > deadline:
-                raise ServiceError(f"process {alive[0].pid}", f"still there after {wait:g} s", "its end")
-            self._sleep(0.05)
+        end(processes, wait, self._clock, self._sleep, self._reap)
 
-    def _refuse_taken_ports(self, ref: ServiceRef, stored: dict[str, Any]) -> None:
-        address = ref.address or stored["address"]
-        deadline = self._clock() + _DYING_SECONDS
-        for port in stored.get("ports", []):
-            while (error := _bind_error(address, port)) is not None:
-                holder = _holder(address, port)
-                # A process that was just killed keeps its port until the kernel took it apart.
-                if holder is None and self._clock() < deadline:
-                    self._sleep(_POLL_SECONDS)
-                    continue
-                raise Refused(
-                    f"service {ref.name} on {ref.host}",
-                    f"{address}:{port} {holder or f'not to be had: {error.strerror}'}",
-                    "a free port",
-                    "end what holds it, or give the service another port",
-                )
+    def _reap(self) -> None:
+        for child in self._spawned:
+            child.poll()
 
 
 def _edition(root: Path) -> str:
@@ -741,102 +667,6 @@ def _edition(root: Path) -> str:
         path = root / name
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()[:16]
-
-
-def _bind_error(address: str, port: int) -> OSError | None:
-    """Why this address can't be listened at now; None when it can."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with contextlib.closing(socket.socket(family, socket.SOCK_STREAM)) as probe:
-        # Without this option a port of a process that just ended counts as taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            return error
-    return None
-
-
-@contextlib.contextmanager
-def _noting(outcome: Outcome) -> Iterator[None]:
-    """Let an error carry what was done before it, as notes."""
-    try:
-        yield
-    except RunbookError as error:
-        for phrase in outcome.did:
-            error.add_note(phrase)
-        raise
-
-
-def _environments() -> Iterator[tuple[psutil.Process, dict[str, str]]]:
-    for process in psutil.process_iter():
-        try:
-            yield process, process.environ()
-        except psutil.Error:
-            # Ended meanwhile, or another user's: not ours.
-            continue
-
-
-def _environment(pid: int) -> dict[str, str]:
-    try:
-        return psutil.Process(pid).environ()
-    except psutil.Error:
-        return {}
-
-
-def _compare_digests(info: ServiceInfo, ref: ServiceRef, stored: dict[str, Any]) -> None:
-    """Say whether the process runs an older definition, or has not read the newest reloadable files."""
-    running = info["digest_running"]
-    info["restart_needed"] = running is not None and running != info["digest_deployed"]
-    if info["pid"] is not None and stored.get("reload_digest") is not None:
-        info["reload_needed"] = _read_by(ref, info["pid"]) != stored["reload_digest"]
-
-
-def _read_by(ref: ServiceRef, pid: int) -> str | None:
-    """Digest of the reloadable files that a process has read: at its last signal, else at its start."""
-    mark = read_mark(ref)
-    with contextlib.suppress(psutil.Error):
-        if mark is not None and mark["pid"] == pid and mark["created"] == psutil.Process(pid).create_time():
-            return None if mark["digest"] is None else str(mark["digest"])
-    # No signal yet, or the process that got one is gone: what it was started with counts.
-    return _environment(pid).get(TAG_RELOADABLE)
-
-
-def _alive(pid: int) -> psutil.Process | None:
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _suspended(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _add_process(info: ServiceInfo, pid: int) -> None:
-    """Fill in what the process itself says; one that just ended leaves the fields empty."""
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            status, created = process.status(), process.create_time()
-            memory = process.memory_info().rss
-            digest = process.environ().get(TAG_DIGEST)
-        children = process.children(recursive=True)
-    except psutil.Error:
-        return
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            memory += child.memory_info().rss
-    info["pid"] = pid
-    info["memory_bytes"] = memory
-    info["digest_running"] = digest
-    moment = datetime.datetime.fromtimestamp(created, tz=datetime.UTC)
-    info["started_at"] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    if status == psutil.STATUS_STOPPED and info["state"] != "unknown":
-        info["state"], info["detail"] = "suspended", "stopped by a signal (state T)"
 
 
 def _describe(program: dict[str, Any]) -> str:
@@ -850,39 +680,6 @@ def _describe(program: dict[str, Any]) -> str:
     if state == ProcessStates.EXITED:
         return f"ended by itself with exit code {program['exitstatus']}"
     return ""
-
-
-def _holder(address: str, port: int) -> str | None:
-    """Which living process listens there, in words; None when none can be named."""
-    wildcards = {address, "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
-    for connection in psutil.net_connections("tcp"):
-        if (
-            connection.status == psutil.CONN_LISTEN
-            and connection.laddr
-            and connection.laddr.port == port
-            and connection.laddr.ip in wildcards
-            and connection.pid is not None
-        ):
-            try:
-                command = " ".join(psutil.Process(connection.pid).cmdline())
-            except psutil.Error:
-                return None
-            return f"is taken by process {connection.pid} ({command[:200]})"
-    return None
-
-
-def _tail(path: Path, lines: int) -> list[str]:
-    """The last lines of a file, read from its end."""
-    try:
-        with path.open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, size - 400 * max(lines, 1) - 4096))
-            text = stream.read().decode(errors="replace")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise ServiceError(str(path), error.strerror or str(error), "a readable log") from error
-    return text.splitlines()[-lines:] if lines > 0 else []
 
 
 def _program_conf(definition: ServiceDefinition) -> str:

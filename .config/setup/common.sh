@@ -1,0 +1,39 @@
+# Sourced by the scripts of this folder: telling what goes on, and installing packages.
+
+say() {
+  local script=${0##*/}
+  printf '%s: %s\n' "${script%.sh}" "$*"
+}
+
+step() {
+  # A line at once, and one every ten seconds while the command goes on.
+  local label=$1 started=$SECONDS ticker code=0
+  shift
+  say "$label"
+  # The sleep outlives the loop; it must not keep a pipe open that the caller reads: 3 is where a script that prints a
+  # result keeps its stdout, 9 its lock.
+  (while sleep 10 >/dev/null 2>&1; do say "$label, $((SECONDS - started)) s so far"; done) 3>&- 9<&- &
+  ticker=$!
+  "$@" 9<&- || code=$?
+  kill "$ticker"
+  wait "$ticker" 2>/dev/null || test $? -eq 143
+  return "$code"
+}
+
+install_packages() {
+  # As root on Debian or Ubuntu; anywhere else it names the line that would do it, and fails.
+  local line="apt-get install --yes --no-install-recommends $*"
+  if ! command -v apt-get >/dev/null; then
+    printf 'This machine has no apt-get: install them its own way, then run the same command again.\n' >&2
+    return 1
+  fi
+  if (($(id -u) != 0)); then
+    printf 'Install them, then run the same command again:\n  sudo %s\n' "$line" >&2
+    return 1
+  fi
+  printf 'Installing: %s\n' "$*"
+  export DEBIAN_FRONTEND=noninteractive
+  # Explicitly, since nothing ends by itself in a function whose result is asked for.
+  apt-get update --quiet || return
+  $line
+}
