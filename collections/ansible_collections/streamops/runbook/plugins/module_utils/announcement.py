@@ -39,8 +39,9 @@ def announce(
 
     :param record: the finished record.
     :param spool: folder of what waits.
-    :param contacts: the inventory's ``contacts`` (webhook address by contact) and ``token_file``; empty tells nobody.
-    :param project: the repository's root, where escalation and pages stand.
+    :param contacts: the inventory's ``contacts`` (webhook address by contact), ``token_file`` and ``runbook_url`` (what
+        stands before docs/runbooks); empty tells nobody.
+    :param project: the repository's root, where the escalation stands.
     :raises OSError: the spool can't be written; the run's own record is not touched by that.
     """
     if not contacts:
@@ -56,7 +57,7 @@ def announce(
             status=str(record["status"]),
             title=f"{procedure.name}: {record['status']}",
             text="\n".join(line for line in lines if line),
-            runbook_url=f"file://{project}/docs/runbooks/{procedure.name}.md",
+            runbook_url=f"{contacts['runbook_url'].rstrip('/')}/docs/runbooks/{procedure.name}.md",
         )
         place.enqueue(notice)
     elif not place.pending():

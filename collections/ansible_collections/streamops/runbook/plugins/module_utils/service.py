@@ -45,7 +45,8 @@ class ServiceInfo(TypedDict):
     ``state`` is running | starting | suspended | stopped | exited | fatal | backoff | absent |
     unknown; ``healthy`` is left null for the probes; ``started_at`` is RFC 3339 in UTC;
     ``memory_bytes`` is the resident set of the process and its children; ``exit_code`` is that
-    of the last end, negative for a signal. ``digest_running`` is read from the process itself.
+    of the last end, negative for a signal. ``digest_running`` is read from the process itself,
+    ``identity`` from the data on the disk: whose they are, null where they do not say.
     """
 
     service: str
@@ -61,6 +62,7 @@ class ServiceInfo(TypedDict):
     digest_running: str | None
     restart_needed: bool
     reload_needed: bool
+    identity: str | None
 
 
 class DiffEntry(TypedDict):
@@ -98,6 +100,14 @@ class Init:
 
     command: tuple[str, ...]
     creates: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Where the service's data say whose they are: a file with a line ``key=value``."""
+
+    path: str
+    key: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +169,7 @@ class ServiceDefinition:
     memory_limit: str | None
     validate: tuple[tuple[str, ...], ...] = ()
     reload_signal: str | None = None
+    identity: Identity | None = None
 
     @property
     def ref(self) -> ServiceRef:
@@ -173,7 +184,7 @@ class ServiceDefinition:
         and the folders are left out: a change there is deployed without asking for a restart.
         """
         body = dataclasses.asdict(self)
-        for field in ("directories", "validate", "reload_signal"):
+        for field in ("directories", "validate", "reload_signal", "identity"):
             del body[field]
         body["files"] = [dataclasses.asdict(f) for f in self.files if f.restarts and not f.reloads]
         for file in body["files"]:
@@ -345,6 +356,16 @@ def _read_init(read: _Reader) -> Init | None:
     )
 
 
+def _read_identity(read: _Reader) -> Identity | None:
+    if read.value("identity", None) is None:
+        return None
+    part = _Reader(f"{read.where}.identity", read.data["identity"], ("path", "key"))
+    return Identity(
+        path=part.text("path", "a path below the host's root", _relative),
+        key=part.text("key", "the name before the equals sign", bool),
+    )
+
+
 def _read_validate(read: _Reader) -> tuple[tuple[str, ...], ...]:
     commands = []
     for index, value in enumerate(read.items("validate")):
@@ -409,6 +430,7 @@ def parse_definition(data: object) -> ServiceDefinition:
         memory_limit=memory_limit,
         validate=_read_validate(read),
         reload_signal=_read_reload_signal(read),
+        identity=_read_identity(read),
     )
 
 
@@ -448,6 +470,22 @@ def stored_definition(ref: ServiceRef) -> dict[str, Any] | None:
     if not isinstance(body, dict) or not isinstance(body.get("digest"), str):
         raise ServiceError(str(path), "no digest", "the deployed definition", "deploy the service again")
     return body
+
+
+def stored_identity(ref: ServiceRef, stored: Mapping[str, Any]) -> str | None:
+    """Whose the service's data say that they are; None where there are none, or they do not say.
+
+    :param stored: the deployed definition.
+    """
+    place = stored.get("identity")
+    if place is None:
+        return None
+    try:
+        lines = (Path(ref.root) / place["path"]).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = (line.partition("=") for line in lines)
+    return next((value.strip() for key, _, value in found if key.strip() == place["key"]), None)
 
 
 def init_needed(definition: ServiceDefinition) -> bool:

@@ -34,8 +34,11 @@ from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     RunbookError,
     ServiceError,
 )
+from ansible_collections.streamops.runbook.plugins.module_utils.processes import Process
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import (
+    RUN_BASE,
     Outcome,
+    run_folder,
     supervisord_main,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.service import (
@@ -51,6 +54,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     init_needed,
     run_init,
     stored_definition,
+    stored_identity,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.service_files import (
     PREVIOUS,
@@ -151,13 +155,12 @@ class _Supervisord:
 class SupervisorRuntime:
     """The verbs of :class:`Runtime`, by supervisord.
 
-    :param run_base: where the private folders with sockets and locks stand. It is fixed, not the
-        caller's TMPDIR, or two callers would not find the same supervisord.
+    :param run_base: where the private folders with sockets and locks stand.
     """
 
     def __init__(
         self,
-        run_base: Path = Path("/tmp"),  # noqa: S108 - the folder below is private and checked
+        run_base: Path = RUN_BASE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -306,6 +309,7 @@ class SupervisorRuntime:
             digest_running=None,
             restart_needed=False,
             reload_needed=False,
+            identity=None,
         )
         try:
             stored = stored_definition(ref)
@@ -315,6 +319,7 @@ class SupervisorRuntime:
         if stored is None:
             return info
         info["digest_deployed"] = stored["digest"]
+        info["identity"] = stored_identity(ref, stored)
         daemon = self._daemon(ref)
         program = None
         pid = 0
@@ -389,8 +394,7 @@ class SupervisorRuntime:
         )
 
     def _run_dir(self, ref: ServiceRef) -> Path:
-        key = hashlib.sha256(os.path.realpath(ref.root).encode()).hexdigest()[:8]
-        return self._run_base / f"streamops-{os.getuid()}-{key}"
+        return run_folder(ref.root, self._run_base)
 
     def _private_run_dir(self, ref: ServiceRef) -> Path:
         """The folder of socket and lock, made or checked: nobody else may own or enter it."""
@@ -864,10 +868,9 @@ def _holder(address: str, port: int) -> str | None:
             and connection.pid is not None
         ):
             try:
-                command = " ".join(psutil.Process(connection.pid).cmdline())
+                return f"is taken by {Process.of(psutil.Process(connection.pid))}"
             except psutil.Error:
                 return None
-            return f"is taken by process {connection.pid} ({command[:200]})"
     return None
 
 
