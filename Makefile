@@ -64,15 +64,23 @@ monitoring-restart: venv  ## restart what watches and nothing else
 	@$(PLAY) playbooks/monitoring-restart.yml $(EXTRA)
 monitoring-configure: venv  ## validate, swap and reload the configuration of what watches
 	@$(PLAY) playbooks/monitoring-configure.yml $(EXTRA)
+# Both go by the environment: no quote in them can reach the shell.
+NOTICE = $(if $(TEXT),-e '{"text": "{{ lookup(\"env\", \"NOTICE_TEXT\") }}"}')
+NOTICE += $(if $(SEVERITY),-e '{"severity": "{{ lookup(\"env\", \"NOTICE_SEVERITY\") }}"}')
+notify: export NOTICE_TEXT = $(TEXT)
+notify: export NOTICE_SEVERITY = $(SEVERITY)
 notify: venv  ## deliver what waits in the spool; TEXT="..." and SEVERITY=P2 send a notice of your own
-	@$(PLAY) playbooks/notify.yml $(if $(TEXT),-e '{"text": "$(TEXT)"}') $(if $(SEVERITY),-e severity=$(SEVERITY)) $(EXTRA)
+	@$(PLAY) playbooks/notify.yml $(NOTICE) $(EXTRA)
 
 # Proof
 
-.PHONY: check test bench
+.PHONY: check test soak bench
 check: venv  ## lint, unit and contract tests
 	@$(PYTEST) tests/lint tests/unit tests/contract $(ARGS)
 test: venv  ## everything: lint, unit, contract, end to end, and each scenario of faults
 	@$(PYTEST) tests/unit tests/contract tests/lint tests/e2e $(ARGS)
+soak: RUNS ?= 5
+soak: venv  ## every scenario RUNS times in a row (5), each run on a fresh lab; one line a run
+	@python tests/bench/soak.py --runs $(RUNS) $(ARGS)
 bench: venv  ## each budget beside its floor, three times
 	@python tests/bench/bench.py $(ARGS)

@@ -1,8 +1,8 @@
 """Make every table of the docs from the catalog: the README's procedures, the head of each page, the faults.
 
 ``python docs/tables.py`` rewrites them; ``--check`` only says which file differs (exit code 1). ``--measured FILE``
-takes over what the last run of all scenarios has measured (``.cache/evidence/faults.json``, written by the
-end-to-end tests).
+takes over what the last run of all tests has measured of every fault (``.cache/evidence/faults.json``, written by
+tests/conftest.py) and refuses what is not all of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -66,29 +67,64 @@ def fault_rows(entries: dict[str, catalog.Procedure]) -> dict[str, list[tuple[st
             for fault in proof.get("faults", ()):
                 found.setdefault(str(fault), []).append((str(proof["scenario"]), entry.name))
     for path in sorted((ROOT / "tests" / "e2e").glob("test_*.py")):
-        for fault in sorted(set(re.findall(r'@pytest[.]mark[.]fault\("([^"]+)"\)', path.read_text(encoding="utf-8")))):
+        for fault in sorted(set(re.findall(r'pytest[.]mark[.]fault[(]"([^"]+)"[)]', path.read_text(encoding="utf-8")))):
             found.setdefault(fault, []).append((f"tests/e2e/{path.name}", ""))
     return found
 
 
-def faults_table(entries: dict[str, catalog.Procedure]) -> str:
+def figures(measured: dict[str, Any], fault: str, proof: str, procedure: str) -> tuple[str, str]:
+    """Return what was measured of one row: what came of no action, and what the procedure did in how many seconds.
+
+    :param measured: as tests/conftest.py writes it: ``scenarios`` by name, ``tests`` by file and fault; may be empty.
+    :param proof: a scenario, or a file of tests, which are about what is refused or comes to a defined end by itself.
+    """
+    if not procedure:
+        tests = measured.get("tests", {}).get(proof, {}).get(fault)
+        if not tests:
+            return "-", "-"
+        return "nothing to repair", f"{tests['tests']} test{'s' * (tests['tests'] > 1)}, {tests['seconds']:.0f} s"
+    scenario = measured.get("scenarios", {}).get(proof, {})
+    run = scenario.get("procedures", {}).get(procedure)
+    if not (ROOT / "molecule" / proof / "fault.yml").exists():
+        without = "heals by itself" if scenario else "-"
+    else:
+        without = "verify failed" if scenario.get("negative_control") else "-"
+    if not run:
+        return without, "-"
+    ended = "proven" if run["status"] == "completed" else run["status"].replace("_", " ")
+    return without, f"{procedure}: {ended} in {run['seconds']:.1f} s"
+
+
+def faults_table(entries: dict[str, catalog.Procedure], measured: dict[str, Any]) -> str:
     """Return the matrix of faults: what is injected, what must happen, what proves it, what was measured."""
     faults = yaml.safe_load((ROOT / "config" / "faults.yml").read_text(encoding="utf-8"))["faults"]
-    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
     rows = [
-        "| Fault | Injected | Must happen | Proved by | No action | Procedure |",
+        "| Fault | Injected | Must happen | Proved by | No action | Measured |",
         "|---|---|---|---|---|---|",
     ]
     proved = fault_rows(entries)
     for fault, told in faults.items():
         for proof, procedure in proved.get(fault) or [("", "")]:
-            figures = measured.get(proof, {})
-            without = "verify failed" if figures.get("negative_control") else "-"
-            repaired = (
-                f"{procedure}: proven in {figures['seconds']:.1f} s" if "seconds" in figures else procedure or "-"
-            )
-            rows.append(f"| {fault} | {told['injected']} | {told['expected']} | `{proof}` | {without} | {repaired} |")
+            without, seen = figures(measured, fault, proof, procedure)
+            seen = procedure if procedure and seen == "-" else seen
+            rows.append(f"| {fault} | {told['injected']} | {told['expected']} | `{proof}` | {without} | {seen} |")
     return "\n".join(rows)
+
+
+def unmeasured(entries: dict[str, catalog.Procedure], measured: dict[str, Any]) -> list[str]:
+    """Return the rows of the matrix of which a figure is missing, as ``fault: proof, procedure``."""
+    return [
+        f"{fault}: {proof}" + (f", {procedure}" if procedure else "")
+        for fault, proofs in fault_rows(entries).items()
+        for proof, procedure in proofs
+        if "-" in figures(measured, fault, proof, procedure)
+    ]
+
+
+def load_measured(path: Path) -> dict[str, Any]:
+    """Read figures of a run; empty where there is no such file."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def with_table(text: str, table: str, name: str) -> str:
@@ -105,11 +141,16 @@ def main() -> int:
     parser.add_argument("--measured", type=Path, help="take over these figures of a run of all scenarios")
     given = parser.parse_args()
     check = given.check
-    if given.measured:
-        shutil.copyfile(given.measured, MEASURED)
     entries = catalog.load(ROOT / "config" / "runbook")
+    if given.measured:
+        missing = unmeasured(entries, load_measured(given.measured))
+        if missing:
+            found = f"{given.measured}: found no figures of {'; '.join(missing)}"
+            print(f"{found}; expected those of every row. Next: make test, all of it", file=sys.stderr)
+            return 1
+        shutil.copyfile(given.measured, MEASURED)
     wanted = {ROOT / "README.md": procedures_table(entries)}
-    wanted[ROOT / "docs" / "faults.md"] = faults_table(entries)
+    wanted[ROOT / "docs" / "faults.md"] = faults_table(entries, load_measured(MEASURED))
     wanted |= {ROOT / "docs" / "runbooks" / f"{name}.md": page_head(entry) for name, entry in entries.items()}
     stale = []
     for path, table in wanted.items():

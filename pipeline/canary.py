@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from pipeline.events import Event
 from pipeline.prove import Sequences, prove
 from pipeline.sender import EventSender, Producer
 
@@ -29,9 +30,10 @@ class CanaryMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.last_success = Gauge(
             "pipeline_canary_last_success_timestamp_seconds",
-            "Unix time at which a canary was last found in the table, 0 before the first.",
+            "Unix time at which a canary was last found in the table, that of the start before the first.",
             registry=registry,
         )
+        self.last_success.set(time.time())
         self.latency = Gauge(
             "pipeline_canary_latency_seconds",
             "Seconds from sending to finding of the last canary that was found.",
@@ -62,6 +64,8 @@ class Canary:
 
     # How exact the latency is, and how often a round looks at the table.
     _POLL_SECONDS = 0.5
+    # A round that failed says that something is wrong or not there yet; the next one need not wait for its turn.
+    _RETRY_SECONDS = 5.0
 
     def __init__(
         self,
@@ -89,26 +93,29 @@ class Canary:
         """Round after round; a round that takes longer than the interval leaves the next ones out."""
         while not self._stop.is_set():
             begun = self._clock()
-            self.round()
-            self._stop.wait(self._interval - (self._clock() - begun) % self._interval)
+            good = self.round()
+            left = self._interval - (self._clock() - begun) % self._interval
+            self._stop.wait(left if good else min(left, self._RETRY_SECONDS))
         self._drop()
 
-    def round(self) -> None:
-        """One canary, and the metrics of what became of it."""
+    def round(self) -> bool:
+        """One canary, and the metrics of what became of it; returns whether it went well or was stopped."""
         if self._sender is None:
-            self._sender = EventSender(self._topic, self._connect, self._stop, buffer_events=1)
+            self._sender = EventSender(self._topic, self._connect, self._stop, buffer_events=1, on_failure=_given_up)
         sender, sent = self._sender, self._sender.sent
         try:
             why = self._try(sender)
         except _Stopped:
-            return
+            return True
         except Exception as error:  # noqa: BLE001 - whatever it was, the next round tries again
             why = f"{type(error).__name__}: {error}"
         self._metrics.sent.inc(sender.sent - sent)
-        if why and not self._stop.is_set():
-            log.warning("canary failed: %s", why)
-            self._metrics.failures.inc()
-            self._drop()
+        if not why or self._stop.is_set():
+            return True
+        log.warning("canary failed: %s", why)
+        self._metrics.failures.inc()
+        self._drop()
+        return False
 
     def _try(self, sender: EventSender) -> str:
         """Send and look; returns what was wrong, nothing if all was well."""
@@ -121,7 +128,7 @@ class Canary:
         left = max(0.0, begun + self._deadline - self._clock())
         proof = prove(sender, self._read, 1, left, self._clock, self._pause, self._POLL_SECONDS)
         if not proof.holds:
-            return f"sent {proof.sent}, found {proof.found}, beyond one {proof.duplicates}"
+            return f"sent {proof.sent}, given up {proof.failed}, found {proof.found}, beyond one {proof.duplicates}"
         self._metrics.latency.set(proof.seconds)
         self._metrics.last_success.set(time.time())
         return ""
@@ -136,3 +143,7 @@ class Canary:
         if sender is not None:
             with contextlib.suppress(Exception):
                 sender.close()
+
+
+def _given_up(_: Event, error: Exception) -> None:
+    log.warning("the canary was given up: %s: %s", type(error).__name__, error)

@@ -27,12 +27,14 @@ class Proof:
     :param sent: how many were sent.
     :param found: how many of them are in the table.
     :param duplicates: rows beyond one for each.
+    :param failed: how many were given up, which no wait brings into the table.
     :param seconds: from the first send to the last one seen, or to the deadline.
     """
 
     sent: int
     found: int
     duplicates: int
+    failed: int
     seconds: float
 
     @property
@@ -54,7 +56,7 @@ def prove(
     sleep: Callable[[float], None] = time.sleep,
     poll_seconds: float = 0.2,
 ) -> Proof:
-    """Send canaries and wait until each is in the table.
+    """Send canaries and wait until each is in the table, or one of them was given up.
 
     :param sender: open or not, nothing under way; the wait for Kafka counts towards the deadline.
     :param read: reads the canaries' rows from the newest version of the table.
@@ -64,7 +66,7 @@ def prove(
     :raises Unavailable: Kafka did not answer in time, or the table could not be read until the deadline.
     """
     begun = clock()
-    sent_before, acked_before = sender.sent, sender.acked
+    sent_before, acked_before, failed_before = sender.sent, sender.acked, sender.failed
     sender.open(timeout=deadline_seconds)
     boot_id = new_boot_id()
     moment = datetime.now(UTC)
@@ -81,14 +83,15 @@ def prove(
             # A store that has just come back may still fail a request; only at the deadline is that the answer.
             silence = error
             log.warning("the table can't be read now: %s", error)
-        seconds = clock() - begun
+        seconds, failed = clock() - begun, sender.failed - failed_before
         if silence is not None and seconds >= deadline_seconds:
             raise silence
-        if len(rows) >= events or seconds >= deadline_seconds:
+        if len(rows) >= events or failed or seconds >= deadline_seconds:
             return Proof(
                 sent=sender.sent - sent_before,
                 found=len(rows),
                 duplicates=rows.total() - len(rows),
+                failed=failed,
                 seconds=round(seconds, 3),
             )
         sleep(poll_seconds)

@@ -1,50 +1,125 @@
-"""What all tests share: no test is left out silently, and one line ends a run."""
+"""What all tests share: no test is left out silently, and the last lines say what the run has proven."""
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 ALLOW_SKIP = "ALLOW_SKIP"
+_BEGAN = pytest.StashKey[float]()
 
 
-def _counts(config: pytest.Config) -> dict[str, list[str]]:
-    """Node ids by outcome; an error in a fixture counts as failed: what it was to prove was not proven."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Note when the run began."""
+    config.stash[_BEGAN] = time.monotonic()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let the reports of a test tell which faults it injects: they do not carry its marks."""
+    item.user_properties += [("fault", str(mark.args[0])) for mark in item.iter_markers("fault")]
+
+
+def _reports(config: pytest.Config) -> dict[str, list[pytest.TestReport]]:
+    """Reports by outcome; an error in a fixture counts as failed: what it was to prove was not proven."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     stats = {} if reporter is None else reporter.stats
-    ids = {name: [report.nodeid for report in reports if hasattr(report, "nodeid")] for name, reports in stats.items()}
+    found = {name: [report for report in reports if hasattr(report, "nodeid")] for name, reports in stats.items()}
     return {
-        "passed": ids.get("passed", []),
-        "failed": ids.get("failed", []) + ids.get("error", []),
-        "skipped": ids.get("skipped", []) + ids.get("xfailed", []),
+        "passed": found.get("passed", []),
+        "failed": found.get("failed", []) + found.get("error", []),
+        "skipped": found.get("skipped", []) + found.get("xfailed", []),
     }
+
+
+def _properties(report: pytest.TestReport, name: str) -> Iterator[Any]:
+    """Yield each value that a test has recorded under this name; a file that does not load has none."""
+    return (value for key, value in getattr(report, "user_properties", ()) if key == name)
+
+
+def _faults(config: pytest.Config) -> tuple[list[str], list[str]]:
+    """Return the ids of the faults that were proven, and of those of which a test failed or was left out."""
+    by_outcome = {
+        outcome: {fault for report in reports for fault in _properties(report, "fault")}
+        for outcome, reports in _reports(config).items()
+    }
+    open_ones = by_outcome["failed"] | by_outcome["skipped"]
+
+    def order(fault: str) -> tuple[bool, str]:
+        return not fault.isdigit(), fault.zfill(3)
+
+    return sorted(by_outcome["passed"] - open_ones, key=order), sorted(open_ones, key=order)
+
+
+def figures(config: pytest.Config) -> dict[str, Any]:
+    """Return what the passed tests have measured of the faults that they inject.
+
+    :returns: ``scenarios``: by name what the scenario's own test recorded (seconds, negative control, procedures);
+        ``tests``: by file and fault how many tests injected it, and their seconds together.
+    """
+    scenarios: dict[str, Any] = {}
+    tests: dict[str, dict[str, dict[str, float]]] = {}
+    for report in _reports(config)["passed"]:
+        measured = list(_properties(report, "scenario"))
+        scenarios |= {scenario["name"]: scenario for scenario in measured}
+        for fault in () if measured else _properties(report, "fault"):
+            row = tests.setdefault(report.nodeid.partition("::")[0], {}).setdefault(fault, {"tests": 0, "seconds": 0.0})
+            row["tests"] += 1
+            row["seconds"] = round(row["seconds"] + report.duration, 1)
+    return {"scenarios": scenarios, "tests": tests}
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run that left a test out, unless ALLOW_SKIP names it.
+    """Fail a run that left a test out, unless ALLOW_SKIP names it; keep what was measured of faults.
 
     ALLOW_SKIP is a list, separated by commas, of parts of node ids: ``ALLOW_SKIP=broker-suspend``.
     """
     allowed = [part for part in os.environ.get(ALLOW_SKIP, "").split(",") if part]
-    unexplained = [name for name in _counts(session.config)["skipped"] if not any(part in name for part in allowed)]
+    skipped = [report.nodeid for report in _reports(session.config)["skipped"]]
+    unexplained = [name for name in skipped if not any(part in name for part in allowed)]
     if unexplained and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    found = figures(session.config)
+    if any(found.values()):
+        # The root of whatever pytest was called for: a test of this very file has one of its own.
+        evidence = Path(session.config.rootpath) / ".cache" / "evidence"
+        evidence.mkdir(parents=True, exist_ok=True)
+        (evidence / "faults.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def summary(config: pytest.Config) -> list[str]:
+    """Return what the run has proven: seconds of each scenario, ids of the faults, and the seconds of all."""
+    reports = [report for some in _reports(config).values() for report in some]
+    scenarios = {scenario["name"]: scenario for report in reports for scenario in _properties(report, "scenario")}
+    proven, unproven = _faults(config)
+    lines = [f"scenario {name}: {scenario['seconds']:.0f} s" for name, scenario in sorted(scenarios.items())]
+    if proven or unproven:
+        lines.append(f"faults proven: {', '.join(proven) or 'none'}")
+    if unproven:
+        lines.append(f"faults not proven: {', '.join(unproven)}")
+    return [*lines, f"all of it: {time.monotonic() - config.stash[_BEGAN]:.0f} s"]
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     """End the whole run with ``N passed, N failed``, and ``, N skipped`` when some were.
 
-    Printed as the very last line, after pytest's own summary, so that a machine need not look for it.
+    Printed as the very last line, after pytest's own summary, so that a machine need not look for it; before it stands
+    what the run has proven.
     """
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None:
         return
-    counts = _counts(config)
-    line = f"{len(counts['passed'])} passed, {len(counts['failed'])} failed"
+    counts = {outcome: len(reports) for outcome, reports in _reports(config).items()}
+    line = f"{counts['passed']} passed, {counts['failed']} failed"
     if counts["skipped"]:
-        line += f", {len(counts['skipped'])} skipped"
+        line += f", {counts['skipped']} skipped"
     reporter.ensure_newline()
-    reporter.write_line(line)
+    for told in [*summary(config), line]:
+        reporter.write_line(told)

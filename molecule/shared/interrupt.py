@@ -1,4 +1,4 @@
-"""Start emergency-restart and end it with SIGKILL as soon as its journal tells of the first deed."""
+"""Start emergency-restart and end it with SIGKILL as soon as its journal tells of the first service that it started."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-
-def first_deed(runs: Path, before: set[Path]) -> str | None:
-    """Return the journal line of the first deed of a run that began since ``before`` was taken."""
-    for journal in set(runs.glob("*-emergency-restart-*.journal.jsonl")) - before:
-        for line in journal.read_text(encoding="utf-8").splitlines():
-            if '"did"' in line:
-                return line
-    return None
+from faults import first_deed
 
 
 def main() -> int:
@@ -29,7 +22,7 @@ def main() -> int:
         stderr=subprocess.DEVNULL,
     )
     while run.poll() is None:
-        deed = first_deed(runs, before)
+        deed = first_deed(runs, "emergency-restart", before, containing="start ")
         if deed is not None:
             run.kill()
             run.wait()

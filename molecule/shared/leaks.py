@@ -1,66 +1,147 @@
-"""Look for the lab's own secrets wherever they must not stand: records, logs, spool, messages, metrics, evidence.
+"""Look for the lab's own secrets wherever they must not stand, and fail where one is found.
 
 The secrets are the lab's credentials, each generated for it alone, so that a hit is a leak. They may stand in the
-credentials file and in the configuration of the services, which are mode 0600.
+credentials file and in the configuration of the services, which are mode 0600. Looked through is what the lab has
+written (records, logs, spool, messages), what any command on it has said, every bundle of evidence, what its services
+show by HTTP, and the command lines of all processes. Prometheus is asked for its series: on its disk they are packed.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import sys
 import tarfile
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psutil
+
+# What Prometheus and Alertmanager show beside their own metrics.
+PAGES = {
+    "prometheus": (
+        "/api/v1/series?match[]=%7B__name__%3D~%22.%2B%22%7D",
+        "/api/v1/status/config",
+        "/api/v1/rules",
+        "/api/v1/alerts",
+    ),
+    "alertmanager": ("/api/v2/alerts", "/api/v2/silences", "/api/v2/status"),
+}
 
 
-def secrets(credentials: Path) -> list[bytes]:
-    """Return every secret of the file; names and access keys are none."""
+@dataclass(frozen=True)
+class Place:
+    """Something to look through.
+
+    :param kind: of what sort it is: file, said, bundle, page or process.
+    """
+
+    kind: str
+    name: str
+    content: bytes
+
+
+def secrets(credentials: Path) -> dict[str, str]:
+    """Return every secret of the file by whose it is; names and access keys are none."""
     found = json.loads(credentials.read_text())
-    values = [user["password"] for user in found["kafka"].values()]
-    values += [user["secret_key"] for user in found["s3"].values()]
-    values += found["tokens"].values()
-    return [str(value).encode() for value in values]
+    values = {f"kafka {name}": user["password"] for name, user in found["kafka"].items()}
+    values |= {f"s3 {name}": user["secret_key"] for name, user in found["s3"].items()}
+    values |= {f"token {name}": value for name, value in found["tokens"].items()}
+    return values
 
 
-def places(root: Path, evidence: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, content) of all that the lab has written, said or sent."""
-    folders = [root / "state", root / "lab", *root.glob("hosts/*/log"), *root.glob("hosts/*/state")]
-    folders += [*root.glob("hosts/*/data/inbox"), *root.glob("hosts/*/data/prometheus"), root / "endpoints.json"]
+def forms(secret: str) -> set[bytes]:
+    """Return the secret as it is and as it looks inside of base64, wherever it stands in what was encoded."""
+    raw = secret.encode()
+    found = {raw}
+    for before in range(3):
+        # Three bytes make four characters: only those count that nothing but the secret has a share in.
+        first, last = -(-8 * before // 6), 8 * (before + len(raw)) // 6
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            found.add(encode(bytes(before) + raw)[first:last])
+    return found
+
+
+def _files(kind: str, folders: Iterable[Path]) -> Iterator[Place]:
     for folder in folders:
-        for path in [folder] if folder.is_file() else folder.rglob("*"):
+        for path in [folder] if folder.is_file() else sorted(folder.rglob("*")):
             if path.is_file():
-                yield str(path), path.read_bytes()
-    for bundle in evidence.glob("*.tar.gz"):
+                yield Place(kind, str(path), path.read_bytes())
+
+
+def _bundles(evidence: Path) -> Iterator[Place]:
+    for bundle in sorted(evidence.glob("*.tar.gz")):
         with tarfile.open(bundle) as archive:
             for member in archive:
                 stream = archive.extractfile(member)
                 if stream is not None:
-                    yield f"{bundle.name}:{member.name}", stream.read()
-    for url in json.loads((root / "endpoints.json").read_text())["metrics"].values():
+                    yield Place("bundle", f"{bundle.name}:{member.name}", stream.read())
+
+
+def _pages(endpoints: Mapping[str, Any]) -> Iterator[Place]:
+    urls = list(endpoints["metrics"].values())
+    urls += [endpoints[service] + path for service, paths in PAGES.items() for path in paths]
+    for url in urls:
         try:
             with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  an address of the lab's own
-                yield url, answer.read()
+                yield Place("page", url, answer.read())
         except OSError as error:
             # A lab that failed is removed as well; what does not answer tells nobody anything.
             print(f"{url}: {error}")
 
 
+def _processes() -> Iterator[Place]:
+    for process in psutil.process_iter(["pid", "name", "cmdline"]):
+        words = process.info["cmdline"] or []
+        yield Place("process", f"process {process.info['pid']} ({process.info['name']})", "\0".join(words).encode())
+
+
+def places(root: Path, evidence: Path) -> Iterator[Place]:
+    """Yield all that the lab has written, said or sent.
+
+    :param root: of the lab.
+    :param evidence: the folder of the bundles and of what commands have said.
+    """
+    written = [root / "state", root / "lab", root / "endpoints.json"]
+    written += [*root.glob("hosts/*/log"), *root.glob("hosts/*/state"), *root.glob("hosts/*/data/inbox")]
+    yield from _files("file", written)
+    yield from _files("said", sorted(evidence.glob("*.log")))
+    yield from _bundles(evidence)
+    yield from _pages(json.loads((root / "endpoints.json").read_text()))
+    yield from _processes()
+
+
+def search(wanted: Mapping[str, str], where: Iterable[Place]) -> tuple[list[str], Counter[str]]:
+    """Look for each secret in each place.
+
+    :param wanted: secrets by whose they are.
+    :returns: a line for each hit, which never holds the secret; and how many places of each kind were looked through.
+    """
+    patterns = {name: forms(secret) for name, secret in wanted.items()}
+    hits, looked = [], Counter[str]()
+    for place in where:
+        looked[place.kind] += 1
+        found = [name for name, some in patterns.items() if any(form in place.content for form in some)]
+        hits += [f"{place.name}: the secret of {name}" for name in found]
+    return hits, looked
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="the lab's root")
-    parser.add_argument("--evidence", type=Path, required=True, help="the folder of evidence bundles")
+    parser.add_argument("--evidence", type=Path, required=True, help="the folder of evidence")
     given = parser.parse_args()
     wanted = secrets(given.root / "credentials.json")
-    hits, looked, size = [], 0, 0
-    for name, content in places(given.root, given.evidence):
-        looked += 1
-        size += len(content)
-        hits += [name for secret in wanted if secret in content]
-    print(f"{len(wanted)} secrets, {looked} places, {size} bytes, {len(hits)} hits")
+    hits, looked = search(wanted, places(given.root, given.evidence))
+    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(looked.items()))
+    print(f"{len(wanted)} secrets, {looked.total()} places ({counts}), {len(hits)} hits")
     print("\n".join(hits))
-    return 1 if hits or looked < len(wanted) else 0
+    return 1 if hits or not wanted else 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 ``fire`` brings the causes about and waits for each alert at the sandbox's inbox; what the repair has to mend (a
 stream and a producer that are suspended) is left so. ``resolved`` waits until the inbox was told that each is over.
-The seconds from cause to webhook stand in the notes, a JSON file.
+Both times severity, component, procedure and the page must be those that are declared. The seconds from cause to
+webhook stand in the notes, a JSON file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,16 +25,54 @@ import boto3
 import kafka
 from faults import inject
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "collections"))
+
+from ansible_collections.streamops.runbook.plugins.module_utils import alerting, catalog  # noqa: E402
+
 FIVE = ("ThroughputLow", "ConsumerLagHigh", "BatchTimeHigh", "ProduceErrorRatioHigh", "StorageUsageHigh")
 FILL = "lab-fill/"
 MIB = 1 << 20
 
 
+class Mismatch(Exception):
+    """An alert came to the webhook with other words than are declared."""
+
+
+def declared(runbook_url: str) -> dict[str, dict[str, str]]:
+    """Return, by alert, the labels and the annotation that each must carry.
+
+    :param runbook_url: what stands before docs/runbooks.
+    """
+    alerts = alerting.load(ROOT / "config" / "prometheus" / "alerts.yml")
+    rules = alerting.rule_file(alerts, catalog.load(ROOT / "config" / "runbook"), {}, runbook_url)
+    found = {rule["alert"]: rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule}
+    return {name: {**found[name]["labels"], "runbook_url": found[name]["annotations"]["runbook_url"]} for name in FIVE}
+
+
+def check(alert: str, entry: Mapping[str, Any], wanted: Mapping[str, str]) -> None:
+    """Compare an alert as it came to the webhook with what is declared.
+
+    :param entry: of Alertmanager's message: status, labels, annotations.
+    :raises Mismatch: naming each word that differs.
+    """
+    came = {**entry["labels"], "runbook_url": entry["annotations"].get("runbook_url")}
+    wrong = [
+        f"{key}: found {came.get(key)}, expected {value}" for key, value in wanted.items() if came.get(key) != value
+    ]
+    if wrong:
+        raise Mismatch(f"{alert}, {entry['status']} at the webhook: {'; '.join(wrong)}")
+
+
 @dataclass
 class Lab:
-    """The lab as its own files describe it."""
+    """The lab as its own files describe it.
+
+    :param declared: what each alert must carry.
+    """
 
     root: Path
+    declared: Mapping[str, Mapping[str, str]]
 
     def __post_init__(self) -> None:
         self.endpoints: dict[str, Any] = json.loads((self.root / "endpoints.json").read_text())
@@ -55,12 +94,14 @@ class Lab:
         """Return the first such message.
 
         :raises TimeoutError: none came within ``patience`` seconds of now.
+        :raises Mismatch: it came with other words than are declared.
         """
         deadline = time.time() + patience
         while (found := next(self.messages(alert, status, since), None)) is None:
             if time.time() > deadline:
                 raise TimeoutError(f"{alert} was not {status} at the webhook within {patience:g} s")
             time.sleep(1)
+        check(alert, found[1], self.declared[alert])
         return found
 
     def s3(self) -> Any:
@@ -180,7 +221,7 @@ def fire(lab: Lab, capacity: int) -> dict[str, Any]:
 
     cause(
         "BatchTimeHigh",
-        "the object store is suspended in the middle of a batch",
+        "the object store is suspended under load",
         lambda: hit(lab, signal.SIGSTOP, "minio"),
     )
     try:
@@ -191,16 +232,19 @@ def fire(lab: Lab, capacity: int) -> dict[str, Any]:
     finally:
         hit(lab, signal.SIGCONT, "minio")
     seen("ProduceErrorRatioHigh", 120)
-    cause("StorageUsageHigh", "the buckets are filled to 85 % of what they may hold", lambda: fill(lab, capacity))
-    cause(
-        "ConsumerLagHigh",
-        "the stream is suspended and 5,000 events come in",
-        lambda: hit(lab, signal.SIGSTOP, "spark-streaming"),
-    )
-    burst(lab, 5000)
-    cause("ThroughputLow", "the producer is suspended", lambda: hit(lab, signal.SIGSTOP, "producer"))
-    seen("StorageUsageHigh", 400)
-    empty(lab)
+    try:
+        cause("StorageUsageHigh", "the buckets are filled to 85 % of what they may hold", lambda: fill(lab, capacity))
+        cause(
+            "ConsumerLagHigh",
+            "the stream is suspended and 5,000 events come in",
+            lambda: hit(lab, signal.SIGSTOP, "spark-streaming"),
+        )
+        burst(lab, 5000)
+        cause("ThroughputLow", "the producer is suspended", lambda: hit(lab, signal.SIGSTOP, "producer"))
+        seen("StorageUsageHigh", 400)
+    finally:
+        # Whatever failed, the next scenario needs the room.
+        empty(lab)
     seen("ConsumerLagHigh", 300)
     seen("ThroughputLow", 480)
     return found
@@ -221,14 +265,15 @@ def main() -> int:
     parser.add_argument("step", choices=["fire", "resolved"])
     parser.add_argument("--root", type=Path, required=True, help="the lab's root")
     parser.add_argument("--capacity", type=int, default=0, help="bytes that the buckets may hold")
+    parser.add_argument("--runbook-url", required=True, help="what stands before docs/runbooks in an alert's page")
     given = parser.parse_args()
     if not (given.root / ".streamops-sandbox").is_file():
         print(f"{given.root} carries no mark of a sandbox; nothing was touched", file=sys.stderr)
         return 1
-    lab = Lab(given.root)
+    lab = Lab(given.root, declared(given.runbook_url))
     try:
         found = fire(lab, given.capacity) if given.step == "fire" else resolved(lab)
-    except TimeoutError as error:
+    except (TimeoutError, Mismatch) as error:
         print(error, file=sys.stderr)
         return 1
     lab.notes.write_text(json.dumps(found, indent=2) + "\n")

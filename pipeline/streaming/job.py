@@ -170,15 +170,13 @@ def _stream(
         list(event_columns(fields)),
         end_offsets=partial(checkpoint.read_end_offsets, store, start.checkpoint),
         on_dead_letters=metrics.dead_letters,
-        on_begun=metrics.batch_begun,
-        on_failed=metrics.batch_over,
         require_lease=lease.require,
     )
     try:
         session.streams.addListener(listener.spark_listener())
         query = _start_query(config, fields, session, start, sink)
         while not stop.wait(1.0) and query.isActive:
-            pass
+            metrics.trigger(query.status["isTriggerActive"])
         if query.isActive:
             metrics.state("stopping")
             log.info("stopping after the batch under way")

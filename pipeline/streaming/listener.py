@@ -34,8 +34,6 @@ class ProgressListener:
         if rows:
             seconds = progress["durationMs"].get("triggerExecution", 0) / 1000
             self._metrics.batch(batch, seconds, rows)
-        # Only now, and not when the sink is done: what Spark does in between can get stuck as well.
-        self._metrics.batch_over(batch)
         self.idle()
         for source in progress["sources"]:
             if source["endOffset"]:
@@ -50,10 +48,6 @@ class ProgressListener:
         if not self._running:
             self._running = True
             self._metrics.state("running")
-
-    def terminated(self) -> None:
-        """The query ended; whatever batch was under way is not any more."""
-        self._metrics.batch_over()
 
     def wait_for_batch(self, batch: int, timeout: float) -> None:
         """Wait for the event of a batch: events come up to half a second late."""
@@ -79,6 +73,6 @@ class ProgressListener:
                 outer.idle()
 
             def onQueryTerminated(self, _event: Any) -> None:  # noqa: N802
-                outer.terminated()
+                pass
 
         return Listener()

@@ -16,14 +16,14 @@ BUCKETS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 class StreamingMetrics:
     """The metrics, in a registry of their own.
 
-    :param clock: seconds, for the batch under way.
+    :param clock: seconds, for the trigger under way.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._last_seconds = 0.0
-        self._running: tuple[int, float] | None = None
+        self._trigger_began: float | None = None
         self.registry = CollectorRegistry()
         self._state = Gauge(
             "spark_streaming_state",
@@ -69,20 +69,17 @@ class StreamingMetrics:
         for name in STATES:
             self._state.labels(name).set(name == state)
 
-    def batch_begun(self, batch_id: int) -> None:
-        """Note that a batch is under way: from now on its own time may show."""
-        with self._lock:
-            self._running = (batch_id, self._clock())
+    def trigger(self, active: bool) -> None:
+        """Note whether a trigger is under way; asked every second, since Spark tells only of ends.
 
-    def batch_over(self, batch_id: int | None = None) -> None:
-        """Note that a batch is no longer under way, finished or failed.
-
-        :param batch_id: a newer batch than this one stays under way, since the event of a batch's end
-            may come after the next one began; None for all, when the query ended.
+        A batch can get stuck before it reaches the sink and after it has left it: what counts is the whole
+        trigger, from the first look at it.
         """
         with self._lock:
-            if self._running is not None and (batch_id is None or self._running[0] <= batch_id):
-                self._running = None
+            if not active:
+                self._trigger_began = None
+            elif self._trigger_began is None:
+                self._trigger_began = self._clock()
 
     def batch(self, batch_id: int, seconds: float, rows: int) -> None:
         """Note a finished batch of some messages."""
@@ -96,13 +93,15 @@ class StreamingMetrics:
 
     def _batch_seconds(self) -> float:
         with self._lock:
-            if self._running is None:
+            if self._trigger_began is None:
                 return self._last_seconds
-            return max(self._last_seconds, self._clock() - self._running[1])
+            return max(self._last_seconds, self._clock() - self._trigger_began)
 
     def alive(self) -> None:
         """Note that a trigger came to its end, with or without a batch."""
         self._last_progress.set(time.time())
+        # Triggers may follow each other without a gap that a look could see.
+        self.trigger(active=False)
 
     def dead_letters(self, count: int) -> None:
         """Count messages that went to the dead letters."""

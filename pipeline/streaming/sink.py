@@ -74,8 +74,6 @@ class Sink:
     :param event_columns: columns of the events table.
     :param end_offsets: reads where a batch ends from the checkpoint; None for an unknown batch.
     :param on_dead_letters: told how many messages of a batch went to the dead letters.
-    :param on_begun: told of each batch that is begun; that it is done, Spark says later.
-    :param on_failed: told of each batch that was begun and failed.
     :param require_lease: raises LeaseLost when another job may be writing; asked before each batch and each commit.
     """
 
@@ -87,8 +85,6 @@ class Sink:
         event_columns: list[str],
         end_offsets: Callable[[int], EndOffsets | None],
         on_dead_letters: Callable[[int], None],
-        on_begun: Callable[[int], None] | None = None,
-        on_failed: Callable[[int], None] | None = None,
         require_lease: Callable[[], None] | None = None,
     ) -> None:
         self._writer = writer
@@ -97,8 +93,6 @@ class Sink:
         self._event_columns = event_columns
         self._end_offsets = end_offsets
         self._on_dead_letters = on_dead_letters
-        self._on_begun = on_begun
-        self._on_failed = on_failed
         self._require_lease = require_lease or (lambda: None)
         self._stopping = threading.Event()
         self._idle = threading.Event()
@@ -127,14 +121,8 @@ class Sink:
             if self._stopping.is_set():
                 raise StopRequested("batch", str(batch_id), "no new batch while the job stops")
             self._require_lease()
-            if self._on_begun is not None:
-                self._on_begun(batch_id)
             self._write(judged, batch_id)
             self.last_batch = batch_id
-        except BaseException:
-            if self._on_failed is not None:
-                self._on_failed(batch_id)
-            raise
         finally:
             self._idle.set()
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,14 +20,8 @@ from ansible_collections.streamops.runbook.plugins.module_utils import alerting,
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = catalog.load(ROOT / "config" / "runbook")
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
-ALERTS = alerting.load(ROOT / "config" / "prometheus" / "alerts.yml").alerts
-RUNBOOK_METRICS = (
-    "kafka_server_brokertopicmetrics_messagesinpersec",
-    "kafka_consumer_lag_sum",
-    "spark_streaming_batch_processing_time",
-    "kafka_server_brokertopicmetrics_failedproducerequestspersec",
-    "minio_bucket_usage_total_bytes",
-)
+DEFINITIONS = alerting.load(ROOT / "config" / "prometheus" / "alerts.yml")
+ALERTS = alerting.each_metric(DEFINITIONS)
 ACT_GROUPS = re.compile(r"^(act|prove)_[a-z_]+$")
 
 
@@ -61,14 +59,33 @@ def test_make_names_work(name: str) -> None:
     assert set(ENTRIES[name].make) <= targets
 
 
+def carried_out(scenario: str) -> set[Path]:
+    """Return every file of Molecule that a scenario carries out: its own, and what those include.
+
+    Those of the lab count for the scenario whose sequence holds them.
+    """
+    folder = ROOT / "molecule" / scenario
+    shared = yaml.safe_load((ROOT / ".config" / "molecule" / "config.yml").read_text())
+    steps = {"test_sequence": [], **(yaml.safe_load((folder / "molecule.yml").read_text()).get("scenario") or {})}
+    playbooks = shared["ansible"]["playbooks"]
+    waiting = [*folder.glob("*.yml")]
+    waiting += [folder / playbooks[step] for step in ("create", "destroy") if step in steps["test_sequence"]]
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop().resolve()
+        if path not in found:
+            found.add(path)
+            included = re.findall(r"include_tasks: (\S+[.]yml)", path.read_text())
+            waiting += [path.parent / name for name in included]
+    return found
+
+
 @pytest.mark.parametrize("name", ENTRIES)
-def test_scenario_that_proves_it_exists_and_names_it(name: str) -> None:
+def test_scenario_that_proves_it_exists_and_carries_it_out(name: str) -> None:
     for proof in ENTRIES[name].proved_by:
-        folder = ROOT / "molecule" / proof["scenario"]
-        assert (folder / "molecule.yml").is_file(), folder
-        text = "".join(path.read_text() for path in folder.glob("*.yml"))
-        text += "".join(path.read_text() for path in (ROOT / "molecule" / "shared").rglob("*.yml"))
-        assert f"{name}.yml" in text
+        assert (ROOT / "molecule" / proof["scenario"] / "molecule.yml").is_file()
+        texts = [path.read_text() for path in carried_out(str(proof["scenario"]))]
+        assert any(re.search(rf"playbooks/{name}[.]yml", text) for text in texts), proof
 
 
 @pytest.mark.parametrize("scenario", sorted(path.parent for path in (ROOT / "molecule").glob("*/molecule.yml")))
@@ -86,14 +103,53 @@ def test_every_scenario_is_named_by_a_procedure() -> None:
     assert there == named
 
 
-def test_every_fault_is_injected_and_every_injected_one_is_described() -> None:
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """The program that makes the tables."""
     spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
     assert spec is not None
     assert spec.loader is not None
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_fault_is_injected_and_every_injected_one_is_described(tables: ModuleType) -> None:
     described = set(yaml.safe_load((ROOT / "config" / "faults.yml").read_text())["faults"])
     assert described == set(tables.fault_rows(ENTRIES))
+
+
+def test_every_row_of_faults_has_its_figures_once_they_were_taken_over(tables: ModuleType) -> None:
+    measured = tables.load_measured(tables.MEASURED)
+    assert not measured or tables.unmeasured(ENTRIES, measured) == []
+
+
+def test_a_row_of_faults_without_figures_is_named(tables: ModuleType) -> None:
+    repair = {"status": "completed", "seconds": 12.34}
+    measured = {
+        "scenarios": {"default": {"negative_control": True, "procedures": {"emergency-restart": repair}}},
+        "tests": {"tests/e2e/test_refusals.py": {"19": {"tests": 1, "seconds": 3.0}}},
+    }
+    missing = tables.unmeasured(ENTRIES, measured)
+    assert "whole-outage: default, emergency-restart" not in missing
+    assert "19: tests/e2e/test_refusals.py" not in missing
+    assert "2: broker-suspend, emergency-restart" in missing
+    assert tables.figures(measured, "whole-outage", "default", "emergency-restart") == (
+        "verify failed",
+        "emergency-restart: proven in 12.3 s",
+    )
+    # Seconds are those of the procedure that they were measured of.
+    assert tables.figures(measured, "whole-outage", "default", "notify") == ("verify failed", "-")
+
+
+def test_licence_is_the_same_everywhere() -> None:
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    collection = ROOT / "collections" / "ansible_collections" / "streamops" / "runbook"
+    assert yaml.safe_load((collection / "galaxy.yml").read_text())["license"] == ["Apache-2.0"]
+    for path in (ROOT / "roles").glob("*/meta/main.yml"):
+        assert yaml.safe_load(path.read_text())["galaxy_info"]["license"] == "Apache-2.0", path
+    for path in (collection / "plugins" / "modules").glob("*.py"):
+        assert path.read_text().splitlines()[1] == "# SPDX-License-Identifier: Apache-2.0", path
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -129,6 +185,46 @@ def test_header_is_two_lines_and_the_pages_name(name: str) -> None:
     header = [line for line in lines[1:4] if line.startswith("#")]
     assert header[-1] == f"# Page: docs/runbooks/{name}.md"
     assert len(header) <= 3
+
+
+def examples() -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of a page and the words of each command that it shows."""
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs" / "runbooks").glob("*.md"))]:
+        for block in re.findall(r"^```\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL):
+            for line in block.splitlines():
+                if line.startswith(("ansible-playbook ", "make ")):
+                    yield path.stem, shlex.split(line, comments=True)
+
+
+def extra_variables(words: list[str]) -> dict[str, Any]:
+    """Return the extra variables of a command, as Ansible reads them."""
+    found: dict[str, Any] = {}
+    for option, value in itertools.pairwise(words):
+        if option == "-e":
+            found |= yaml.safe_load(value) if value.startswith("{") else dict([value.split("=", 1)])
+    return found
+
+
+@pytest.mark.parametrize(("page", "words"), list(examples()), ids=lambda value: value if isinstance(value, str) else "")
+def test_documented_command_would_be_taken(page: str, words: list[str]) -> None:
+    if words[0] == "make":
+        targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+        assert words[1] in targets
+        return
+    name = Path(words[1]).stem
+    assert (ROOT / words[1]).is_file() or (ROOT / "playbooks" / words[1]).is_file()
+    inventory = [yaml.safe_load(path.read_text()) for path in (ROOT / "inventory").rglob("group_vars/**/*.yml")]
+    given = extra_variables(words[2:])
+    ENTRIES[name].check_parameters(given, {key for document in inventory for key in document})
+    alerting.overridden(DEFINITIONS, given.get("prometheus_thresholds", {}))
+
+
+def test_documented_thresholds_exist() -> None:
+    page = (ROOT / "docs" / "runbooks" / "monitoring-configure.md").read_text()
+    shown = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    assert shown
+    for block in shown:
+        alerting.overridden(DEFINITIONS, block["prometheus_thresholds"])
 
 
 def test_both_configurations_are_equal() -> None:
@@ -188,8 +284,19 @@ def test_alerts_of_the_catalog_exist(name: str) -> None:
     assert set(ENTRIES[name].alerts) <= {alert.name for alert in ALERTS}
 
 
-@pytest.mark.parametrize("metric", RUNBOOK_METRICS)
-def test_metric_of_the_runbook_has_its_alert_and_one_for_its_absence(metric: str) -> None:
-    reading = [alert.expr for alert in ALERTS if metric in alert.expr]
-    assert any(f"absent({metric})" in expr for expr in reading)
-    assert any("absent(" not in expr for expr in reading)
+def read_by(alert: alerting.Alert) -> set[str]:
+    """Return the metrics that an alert reads, by itself or through what is recorded."""
+    records = {record.name: record.expr for record in DEFINITIONS.records}
+    return set(alerting.metrics_of(alerting.expanded(alert.expr, records)))
+
+
+@pytest.mark.parametrize("metric", monitoring.FIVE_METRICS)
+def test_metric_of_the_runbook_has_its_alert(metric: str) -> None:
+    assert [alert.name for alert in ALERTS if metric in read_by(alert) and "absent(" not in alert.expr]
+
+
+def test_every_metric_that_an_alert_reads_has_one_for_its_absence() -> None:
+    missed = {metric for alert in ALERTS for metric in re.findall(r"absent\((\w+)", alert.expr)}
+    read = {metric for alert in ALERTS if not alert.absence_is_normal for metric in read_by(alert)}
+    assert read - missed == set()
+    assert set(monitoring.FIVE_METRICS) <= missed

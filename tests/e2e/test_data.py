@@ -19,6 +19,15 @@ from .conftest import Answer, Lab
 PREFIX = "lab-copies"
 
 
+def pipeline(lab: Lab, *words: str, endpoints: Path | None = None) -> Answer:
+    """Run the pipeline's command line, which answers in JSON."""
+    environment = {
+        "PIPELINE_ENDPOINTS": str(endpoints or lab.root / "endpoints.json"),
+        "PIPELINE_CREDENTIALS": str(lab.root / "credentials.json"),
+    }
+    return lab.run("python", "-m", "pipeline", *words, "--json", more=environment)
+
+
 @dataclass
 class Truth:
     """A load that has ended, its ledger, and the rows of the table that it made."""
@@ -31,13 +40,11 @@ class Truth:
 
     def verify(self, ledger: Path, endpoints: Path | None = None) -> Answer:
         """Run the verifier as the scenarios do."""
-        environment = {
-            "PIPELINE_ENDPOINTS": str(endpoints or self.lab.root / "endpoints.json"),
-            "PIPELINE_CREDENTIALS": str(self.lab.root / "credentials.json"),
-        }
-        return self.lab.run(
-            "python", "-m", "pipeline", "verify", "--ledger", str(ledger), "--wait", "1", "--json", more=environment
-        )
+        return pipeline(self.lab, "verify", "--ledger", str(ledger), "--wait", "1", endpoints=endpoints)
+
+    def load(self, ledger: Path, *options: str) -> Answer:
+        """Run a load to its end."""
+        return pipeline(self.lab, "load", "--ledger", str(ledger), *options)
 
     def copy(self, name: str, rows: pa.Table) -> Path:
         """Write ``rows`` as a table of its own; returns endpoints that name it."""
@@ -62,19 +69,12 @@ def truth(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Truth]
         "AWS_ALLOW_HTTP": "true",
         "aws_conditional_put": "etag",
     }
-    environment = {
-        "PIPELINE_ENDPOINTS": str(lab.root / "endpoints.json"),
-        "PIPELINE_CREDENTIALS": str(lab.root / "credentials.json"),
-    }
-    load = ["python", "-m", "pipeline", "load", "--rate", "100", "--seconds", "3", "--ledger", str(folder / "ledger")]
-    loaded = lab.run(*load, "--json", more=environment)
+    ledger = folder / "ledger"
+    loaded = pipeline(lab, "load", "--ledger", str(ledger), "--rate", "100", "--seconds", "3")
     assert loaded.code == 0, loaded.output
-    seen = lab.run(
-        "python", "-m", "pipeline", "verify", "--ledger", str(folder / "ledger"), "--wait", "60", "--json",
-        more=environment,
-    )  # fmt: skip
+    seen = pipeline(lab, "verify", "--ledger", str(ledger), "--wait", "60")
     assert seen.code == 0, seen.output
-    lines = [line.split("\t") for line in (folder / "ledger").read_text().splitlines()]
+    lines = [line.split("\t") for line in ledger.read_text().splitlines()]
     boots = [fields[1] for fields in lines if fields[0] == "load"]
     table = DeltaTable(endpoints["tables"]["events"], storage_options=options).to_pyarrow_table()
     yield Truth(lab, folder, table.filter(pc.field("boot_id").isin(boots)), options)
@@ -117,5 +117,11 @@ def test_a_doubled_row_fails(truth: Truth) -> None:
 
 def test_an_idle_producer_fails(truth: Truth) -> None:
     idle = truth.folder / "idle"
-    idle.write_text("")
-    assert truth.verify(idle).code != 0
+    # One event in a hundred seconds: it is connected, and has nothing to say within its time.
+    loaded = truth.load(idle, "--rate", "0.01", "--seconds", "1")
+    assert loaded.code == 0, loaded.output
+    answer = truth.verify(idle)
+    assert answer.code == 1, answer.output
+    found = verdict(answer)
+    assert found["acked"] == found["sent"] == 0
+    assert found["holds"] is False

@@ -1,9 +1,14 @@
-"""A configuration of what watches that does not hold: refused before it is in place, or put back after."""
+"""What watches: whom it tells of a deployment, what it knows of runs, what is left when it is gone or misconfigured."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+import urllib.parse
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +21,57 @@ def configuration(lab: Lab) -> Path:
     return lab.root / "hosts" / "monitoring-1" / "etc" / "prometheus" / "prometheus.yml"
 
 
+def prometheus(lab: Lab, path: str) -> dict[str, Any]:
+    """Return the data of an answer of Prometheus' API."""
+    with urllib.request.urlopen(f"{lab.endpoints()['prometheus']}/api/v1/{path}", timeout=10) as answer:  # noqa: S310
+        body: dict[str, Any] = json.load(answer)
+    found: dict[str, Any] = body["data"]
+    return found
+
+
 def live(lab: Lab) -> str:
     """Return the configuration that Prometheus itself says it runs with."""
-    address = json.loads((lab.root / "endpoints.json").read_text())["prometheus"]
-    with urllib.request.urlopen(f"{address}/api/v1/status/config", timeout=10) as answer:  # noqa: S310
-        body: dict[str, Any] = json.load(answer)
-    return str(body["data"]["yaml"])
+    return str(prometheus(lab, "status/config")["yaml"])
+
+
+def test_a_deployment_pages_nobody(lab: Lab) -> None:
+    inbox = next((lab.root / "hosts").glob("*/data/inbox")) / "messages.jsonl"
+    alerts = [one for line in inbox.read_text().splitlines() for one in json.loads(line)["body"].get("alerts", [])]
+    since = [one for one in alerts if datetime.fromisoformat(one["startsAt"]).timestamp() >= lab.began]
+    assert {one["labels"]["alertname"] for one in since} == {"Watchdog"}
+
+
+def test_the_end_of_a_run_is_known_to_prometheus(lab: Lab) -> None:
+    assert lab.play("notify").code == 0
+    query = urllib.parse.urlencode(
+        {"query": "runbook_last_run_status == 1 and on (procedure) time() - runbook_last_run_timestamp_seconds < 60"}
+    )
+    deadline = time.monotonic() + 30
+    while True:
+        found = {
+            (one["metric"]["procedure"], one["metric"]["status"]) for one in prometheus(lab, f"query?{query}")["result"]
+        }
+        if ("notify", "completed") in found or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    assert ("notify", "completed") in found
+
+
+@pytest.mark.fault("35")
+def test_without_prometheus_the_metrics_are_read_where_they_arise(lab: Lab) -> None:
+    processes = [pid for pid, _ in lab.processes()["prometheus", "monitoring-1"]]
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = lab.play("metrics-check")
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+    assert answer.code == 4, answer.output[-3000:]
+    record = lab.records("metrics-check")[-1]
+    assert record["status"] == "degraded"
+    assert all(item["good"] for item in record["checklist"])
+    assert "make monitoring-restart" in answer.output
 
 
 @pytest.mark.fault("config-drift")

@@ -6,17 +6,30 @@ executed with success: Molecule's own recap counts differently after a failure.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.streamops.runbook.plugins.module_utils import catalog
 
 from .conftest import ROOT, Answer, Lab
 
 SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+PROOFS = [proof for entry in catalog.load(ROOT / "config" / "runbook").values() for proof in entry.proved_by]
+# They are of the lab, which all scenarios share.
+LAB_ACTIONS = ("create", "destroy")
+ACTION = re.compile(r"\[(\S+) > (\S+)\] (Executing|Executed: Successful)")
+CARD = re.compile(r"^[-\s]*'?([a-z0-9-]+): (completed|degraded|failed|rolled_back|refused) in ([\d.]+) s, changed=")
+
+
+def faults(scenario: str) -> list[str]:
+    """Return the ids of the faults that the catalog says the scenario injects."""
+    found = {str(fault) for proof in PROOFS if proof["scenario"] == scenario for fault in proof.get("faults", ())}
+    return sorted(found)
 
 
 def sequence(scenario: str) -> list[str]:
@@ -27,38 +40,71 @@ def sequence(scenario: str) -> list[str]:
     return [step.split()[0] for step in steps]
 
 
+@dataclass
+class Measured:
+    """What the output of Molecule says of one scenario.
+
+    :param seconds: of its actions together, without those of the lab.
+    :param negative_control: whether its verify failed while nothing was repaired, and its fault outlived a plan.
+    :param procedures: by name the status and the seconds of the first run that showed its card.
+    """
+
+    name: str
+    done: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    procedures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def negative_control(self) -> bool:
+        before = self.done[: self.done.index("converge")] if "converge" in self.done else self.done
+        return before.count("verify") == 2
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "seconds": round(self.seconds, 1),
+            "negative_control": self.negative_control,
+            "procedures": self.procedures,
+        }
+
+
+def measured(answer: Answer) -> dict[str, Measured]:
+    """Read the output of ``molecule test --all``."""
+    found = {scenario: Measured(scenario) for scenario in SCENARIOS}
+    began, current = 0.0, ""
+    for moment, line in answer.lines:
+        action, card = ACTION.search(line), CARD.match(line)
+        if action and action[3] == "Executing":
+            began, current = moment, action[1]
+        elif action:
+            one = found[action[1]]
+            one.done.append(action[2])
+            one.seconds += 0.0 if action[2] in LAB_ACTIONS else moment - began
+        elif card and current:
+            told = {"status": card[2], "seconds": float(card[3])}
+            found[current].procedures.setdefault(card[1], told)
+    return found
+
+
 @pytest.fixture(scope="session")
 def molecule(lab: Lab) -> Answer:
     """Run every scenario once; each line is shown as it comes."""
     environment = {"MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache" / "molecule"), "NO_COLOR": "1"}
     (ROOT / ".cache" / "molecule" / "state.yml").unlink(missing_ok=True)
-    answer = lab.run("molecule", "test", "--all", live=True, more=environment)
-    evidence = ROOT / ".cache" / "evidence"
-    evidence.mkdir(parents=True, exist_ok=True)
-    (evidence / "faults.json").write_text(json.dumps(measured(answer.output), indent=2) + "\n")
-    return answer
+    return lab.run("molecule", "test", "--all", live=True, more=environment)
 
 
-def measured(output: str) -> dict[str, dict[str, Any]]:
-    """Return, by scenario, the first repair (procedure, seconds) and whether its verify failed without it."""
-    found: dict[str, dict[str, Any]] = {}
-    for scenario in SCENARIOS:
-        parts = re.split(rf"\[{scenario} > converge\] Executing", output, maxsplit=1)
-        if len(parts) < 2:
-            continue
-        card = re.search(r"^(\S+): completed in ([\d.]+) s", parts[1], re.MULTILINE)
-        control = len(re.findall(rf"\[{scenario} > verify\] Executed: Successful", parts[0])) == 2
-        if card:
-            found[scenario] = {"procedure": card[1], "seconds": float(card[2]), "negative_control": control}
-    return found
-
-
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_scenario(molecule: Answer, scenario: str) -> None:
-    done = Counter(re.findall(rf"\[{scenario} > (\S+)\] Executed: Successful", molecule.output))
+@pytest.mark.parametrize(
+    "scenario",
+    [pytest.param(name, marks=[pytest.mark.fault(fault) for fault in faults(name)]) for name in SCENARIOS],
+)
+def test_scenario(molecule: Answer, scenario: str, record_property: Callable[[str, object], None]) -> None:
+    found = measured(molecule)[scenario]
+    if found.done:
+        record_property("scenario", found.as_dict())
     wanted = Counter(sequence(scenario))
-    assert done == wanted, (
-        f"{scenario}: {wanted - done} not done; evidence in .cache/evidence\n{molecule.output[-5000:]}"
+    assert Counter(found.done) == wanted, (
+        f"{scenario}: {wanted - Counter(found.done)} not done; evidence in .cache/evidence\n{molecule.output[-5000:]}"
     )
 
 

@@ -307,6 +307,42 @@ def test_only_the_newest_of_the_sent_are_kept(
     assert sorted(path.stem for path in (tmp_path / "sent").iterdir()) == sorted(one.id for one in made)[-3:]
 
 
+def test_beyond_the_limit_the_least_urgent_and_oldest_are_given_up_and_one_notice_says_so(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "KEPT_PENDING", 4)
+    spool = notices.Spool(tmp_path)
+    made = [notice(severity=severity) for severity in ("P1", "P3", "P1", "P3", "P2")]
+    for one in made:
+        spool.enqueue(one)
+    done = spool.deliver({})
+    assert "3 notices waited for too long and were given up" in done.errors
+    kept = [json.loads(path.read_text())["notice"] for path in sorted(tmp_path.glob("*.json"))]
+    assert [one["id"] for one in kept[:2]] == [made[0].id, made[2].id]
+    (told,) = kept[2:]
+    assert (told["severity"], told["title"]) == ("P2", "3 notices could not be delivered and were given up")
+    assert ": P2 1, P3 2; state/runs" in told["text"]
+    # What was told before is told on when it is given up itself.
+    for _ in range(2):
+        spool.enqueue(notice())
+    spool.deliver({})
+    newest = [json.loads(path.read_text())["notice"] for path in sorted(tmp_path.glob("*.json"))][-1]
+    assert len(newest["text"].splitlines()) == 2
+    assert ": P2 1, P3 2; state/runs" in newest["text"]
+    assert len(spool.deliver(targets(receiver.url)).sent) == 3
+
+
+@pytest.mark.parametrize(("severity", "kept"), [("P1", 1), ("P2", 1), ("P3", 0), ("P4", 0)])
+def test_what_was_no_emergency_is_given_up_after_a_week(severity: str, kept: int, tmp_path: Path) -> None:
+    wall = Wall()
+    wall.now = time.time() + 6 * 86400
+    spool = notices.Spool(tmp_path, clock=wall)
+    spool.enqueue(notice(severity=severity))
+    assert len(spool.deliver({}).pending) == 1
+    wall.now += 2 * 86400
+    assert len(spool.deliver({}).pending) == kept
+
+
 def test_a_damaged_notice_is_named_left_and_holds_up_no_other(tmp_path: Path, receiver: Receiver) -> None:
     spool = notices.Spool(tmp_path)
     spool.pending()

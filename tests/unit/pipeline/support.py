@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from kafka.errors import KafkaConnectionError, KafkaTimeoutError
+from kafka.errors import KafkaConnectionError, KafkaTimeoutError, TopicAuthorizationFailedError
 
 SCHEMA = Path(__file__).parents[3] / "config" / "schemas" / "iot-event.json"
 
@@ -82,14 +82,16 @@ class FakeProducer:
 
     :param keep: how many events are never acknowledged, the last ones.
     :param refuse: how many sends raise before one is taken.
+    :param deny: whether every event is given up when flushed.
     """
 
-    def __init__(self, keep: int = 0, refuse: int = 0, topic_after: int = 0) -> None:
+    def __init__(self, keep: int = 0, refuse: int = 0, topic_after: int = 0, deny: bool = False) -> None:
         self.futures: list[FakeFuture] = []
         self.sent: list[tuple[str, bytes, bytes]] = []
         self._keep = keep
         self._refuse = refuse
         self._topic_after = topic_after
+        self._deny = deny
         self._done = 0
         self.closed = False
 
@@ -113,7 +115,10 @@ class FakeProducer:
         """Acknowledge what may be acknowledged."""
         end = len(self.futures) - self._keep
         for offset in range(self._done, end):
-            self.futures[offset].ack(0, offset)
+            if self._deny:
+                self.futures[offset].fail(TopicAuthorizationFailedError())
+            else:
+                self.futures[offset].ack(0, offset)
         self._done = max(self._done, end)
         if self._keep:
             raise KafkaTimeoutError("not all")

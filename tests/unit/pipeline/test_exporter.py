@@ -40,12 +40,13 @@ class World:
         self.copies = 1
         self.error: Exception | None = None
         self.kafka_down = False
+        self.denied = False
         self.looked: list[str] = []
 
     def connect(self) -> FakeProducer:
         if self.kafka_down:
             raise KafkaConnectionError("nobody there")
-        self.producers.append(FakeProducer())
+        self.producers.append(FakeProducer(deny=self.denied))
         return self.producers[-1]
 
     def open_table(self) -> Sequences:
@@ -87,9 +88,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_rounds_share_connection_and_table(world: World) -> None:
+    begun = time.time()
     canary = world.canary()
-    assert world.value("pipeline_canary_last_success_timestamp_seconds") == 0
     before = time.time()
+    # What never arrived since the start is as old as the process, not as old as time.
+    assert begun <= world.value("pipeline_canary_last_success_timestamp_seconds") <= before
     for _ in range(3):
         canary.round()
     assert world.counts() == (3, 0)
@@ -132,6 +135,14 @@ def test_without_kafka_nothing_is_sent_and_the_round_ends(world: World) -> None:
     assert world.counts() == (1, 2)
 
 
+def test_a_canary_that_was_given_up_ends_its_round_at_once(world: World) -> None:
+    world.denied, world.copies = True, 0
+    begun = time.monotonic()
+    assert not world.canary(deadline=60).round()
+    assert time.monotonic() - begun < 5
+    assert world.counts() == (1, 1)
+
+
 def test_an_event_that_is_never_taken_ends_with_the_deadline(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(world, "connect", lambda: FakeProducer(refuse=10**9))
     begun = time.monotonic()
@@ -158,15 +169,16 @@ def test_a_round_that_takes_too_long_leaves_the_next_ones_out(world: World) -> N
     now, begun = 1000.0, []
 
     class Slow(Canary):
-        def round(self) -> None:
+        def round(self) -> bool:
             nonlocal now
             begun.append(now)
-            now += [1, 130, 0][len(begun) - 1]
+            now += [1, 130, 2, 120, 0][len(begun) - 1]
+            return len(begun) < 3
 
     def wait(seconds: float) -> bool:
         nonlocal now
         now += seconds
-        if len(begun) == 3:
+        if len(begun) == 5:
             world.stop.set()
         return world.stop.is_set()
 
@@ -175,7 +187,8 @@ def test_a_round_that_takes_too_long_leaves_the_next_ones_out(world: World) -> N
     stop.wait = wait  # type: ignore[method-assign, assignment]
     canary = Slow("t", world.connect, world.open_table, CanaryMetrics(world.registry), 60, 120, stop, lambda: now)
     canary.run()
-    assert begun == [1000, 1060, 1240]
+    # The third and the fourth fail: the next ones come soon.
+    assert begun == [1000, 1060, 1240, 1247, 1372]
 
 
 def rows(boot_id: str, moments: list[datetime]) -> pa.Table:

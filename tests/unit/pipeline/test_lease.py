@@ -576,13 +576,10 @@ def test_no_batch_is_begun_without_the_lease() -> None:
     def require() -> None:
         raise LeaseLost("lease", "gone")
 
-    begun: list[int] = []
-    sink = Sink(
-        cast(Any, None), "e", "d", [], lambda _: None, lambda _: None, on_begun=begun.append, require_lease=require
-    )
+    # Without a writer: whatever were written would end in another error.
+    sink = Sink(cast(Any, None), "e", "d", [], lambda _: None, lambda _: None, require_lease=require)
     with pytest.raises(LeaseLost):
         sink(cast(Any, None), 3)
-    assert not begun
     assert sink.stop(timeout=0)
 
 

@@ -54,6 +54,14 @@ def test_one_is_there_twice() -> None:
     assert (proof.found, proof.duplicates, proof.holds) == (3, 3, False)
 
 
+def test_what_was_given_up_is_not_waited_for() -> None:
+    clock, producer = FakeClock(), FakeProducer(deny=True)
+    sender = EventSender("iot-events", lambda: producer, threading.Event(), buffer_events=2)
+    proof = prove(sender, lambda *_: [], 2, 20.0, clock, clock.sleep)
+    assert (proof.holds, proof.sent, proof.failed, proof.found) == (False, 2, 2, 0)
+    assert clock.slept == []
+
+
 def test_a_second_proof_on_one_connection_counts_its_own_canaries() -> None:
     clock, producer = FakeClock(), FakeProducer()
     sender = EventSender("iot-events", lambda: producer, threading.Event(), buffer_events=3)

@@ -85,72 +85,34 @@ def test_every_state_has_a_sample_and_one_is_set() -> None:
 BATCH_TIME = "spark_streaming_batch_processing_time"
 
 
-def test_a_batch_under_way_shows_once_it_is_longer_than_the_last() -> None:
+def test_a_trigger_under_way_shows_once_it_is_longer_than_the_last_batch() -> None:
     clock = FakeClock()
     metrics = StreamingMetrics(clock)
-    metrics.batch_begun(0)
+    metrics.trigger(active=True)
     clock.sleep(4)
+    metrics.trigger(active=True)
     assert sample(metrics, BATCH_TIME) == 4
     metrics.batch(0, 5.0, 10)
-    metrics.batch_over(0)
     clock.sleep(100)
+    metrics.trigger(active=False)
     assert sample(metrics, BATCH_TIME) == 5
-    metrics.batch_begun(1)
+    metrics.trigger(active=True)
     clock.sleep(3)
     assert sample(metrics, BATCH_TIME) == 5
     clock.sleep(40)
     assert sample(metrics, BATCH_TIME) == 43
 
 
-def test_a_late_end_does_not_hide_the_batch_that_began_since() -> None:
+def test_triggers_without_a_gap_are_told_apart_by_their_ends() -> None:
     clock = FakeClock()
     metrics = StreamingMetrics(clock)
     listener = ProgressListener(metrics, lambda _: None)
-    metrics.batch_begun(4)
-    metrics.batch_begun(5)
-    listener.progress(progress(4, 10, 77))
-    clock.sleep(30)
-    assert sample(metrics, BATCH_TIME) == 30
-    listener.progress(progress(5, 0, 77))
-    assert sample(metrics, BATCH_TIME) == 1.5
-
-
-def test_a_query_that_ended_has_no_batch_under_way() -> None:
-    clock = FakeClock()
-    metrics = StreamingMetrics(clock)
-    metrics.batch_begun(4)
-    ProgressListener(metrics, lambda _: None).terminated()
-    clock.sleep(30)
-    assert sample(metrics, BATCH_TIME) == 0
-
-
-def test_the_sink_says_which_batch_began_and_which_failed() -> None:
-    said: list[tuple[str, int]] = []
-
-    class Fails(Sink):
-        def _write(self, judged: Any, batch_id: int) -> None:
-            assert said == [("begun", batch_id)]
-            if batch_id == 8:
-                raise ValueError("the store is away")
-
-    for batch, expected in ((7, [("begun", 7)]), (8, [("begun", 8), ("failed", 8)])):
-        said.clear()
-        sink = Fails(
-            None,  # type: ignore[arg-type]
-            "e",
-            "d",
-            [],
-            lambda _: None,
-            lambda _: None,
-            on_begun=lambda n: said.append(("begun", n)),
-            on_failed=lambda n: said.append(("failed", n)),
-        )
-        if batch == 8:
-            with pytest.raises(ValueError, match="away"):
-                sink(None, batch)  # type: ignore[arg-type]
-        else:
-            sink(None, batch)  # type: ignore[arg-type]
-        assert said == expected
+    metrics.trigger(active=True)
+    clock.sleep(20)
+    listener.progress(progress(4, 0, 77))
+    metrics.trigger(active=True)
+    clock.sleep(2)
+    assert sample(metrics, BATCH_TIME) == 2
 
 
 def test_batches_fill_the_histogram_and_the_counter_of_rows() -> None:

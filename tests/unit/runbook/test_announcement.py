@@ -68,7 +68,11 @@ def receiver() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 def contacts(tmp_path: Path, url: str) -> dict[str, Any]:
     token = tmp_path / "token"
     token.write_text("t0ken")
-    return {"contacts": {"on_call_engineer": url, "infrastructure_team": url}, "token_file": str(token)}
+    return {
+        "contacts": {"on_call_engineer": url, "infrastructure_team": url},
+        "token_file": str(token),
+        "runbook_url": "https://pages.invalid/",
+    }
 
 
 def test_what_could_not_be_delivered_arrives_with_a_later_run(
@@ -88,6 +92,7 @@ def test_what_could_not_be_delivered_arrives_with_a_later_run(
     assert received[0]["authorization"] == "Bearer t0ken"
     assert received[0]["body"]["run"] == "R1"
     assert received[0]["body"]["text"] == "no flow of data"
+    assert received[0]["body"]["runbook_url"] == "https://pages.invalid/docs/runbooks/x-repair.md"
     assert not list(spool.glob("*.json"))
 
 

@@ -29,8 +29,10 @@ from ansible_collections.streamops.runbook.plugins.module_utils.certificate_auth
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 PASSWORD = "st0re-p4ssw0rd"  # noqa: S105  a test's own
@@ -88,7 +90,7 @@ class TestIssue:
         assert set(names.get_values_for_type(x509.DNSName)) == {"kafka-1", "kafka-1.example"}
         assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.0.0.11"]
         purposes = set(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-        assert purposes == {x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH}
+        assert purposes == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
         assert told["days_left"] == 365
         assert told["provided"] is False
         authority = parse_certificates("ca", (tmp_path / "tls/ca.pem").read_text())[0]
@@ -320,7 +322,7 @@ class TestProvided:
     def test_a_purpose_that_it_lacks_is_refused(self, tmp_path: Path) -> None:
         store = Store(tmp_path / "tls", PASSWORD, NOW)
         authority = store.own_authority(POLICY)
-        identity = signed_for(authority, [x509.ExtendedKeyUsageOID.SERVER_AUTH])
+        identity = signed_for(authority, [ExtendedKeyUsageOID.SERVER_AUTH])
         with pytest.raises(Refused, match="found no use for client authentication"):
             store.ensure([KAFKA], authority, POLICY, provided={"kafka-1": identity})
 
@@ -353,7 +355,7 @@ class TestProvided:
 
 def signed_for(authority: Authority, purposes: list[x509.ObjectIdentifier] | None) -> Identity:
     """An identity of kafka-1 that somebody else made."""
-    key = certificate_authority.ec.generate_private_key(certificate_authority.ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1())
     assert authority.key is not None
     builder = certificate_authority._builder(
         x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kafka-1")]),
@@ -366,12 +368,12 @@ def signed_for(authority: Authority, purposes: list[x509.ObjectIdentifier] | Non
     )
     if purposes is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-    return Identity(builder.sign(authority.key, certificate_authority.hashes.SHA256()), (), key)
+    return Identity(builder.sign(authority.key, hashes.SHA256()), (), key)
 
 
 def intermediate(root: Authority) -> tuple[x509.Certificate, certificate_authority.PrivateKey]:
     """A CA that the root signed."""
-    key = certificate_authority.ec.generate_private_key(certificate_authority.ec.SECP256R1())
+    key = ec.generate_private_key(ec.SECP256R1())
     assert root.key is not None
     certificate = (
         certificate_authority._builder(
@@ -382,7 +384,7 @@ def intermediate(root: Authority) -> tuple[x509.Certificate, certificate_authori
             NOW + timedelta(days=900),
         )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(root.key, certificate_authority.hashes.SHA256())
+        .sign(root.key, hashes.SHA256())
     )
     return certificate, key
 

@@ -75,13 +75,20 @@ def test_a_metric_that_is_absent_is_bad() -> None:
 def test_without_prometheus_the_metrics_are_read_where_they_arise() -> None:
     with pytest.raises(ProbeError):
         checklist.five_metrics(ALERTS, "http://p", 1.0, down)
-    services = ("kafka", "pipeline-exporter", "spark-streaming", "minio-bucket")
-    pages = {f"http://{service}": "".join(f'{name}{{a="b"}} 7\n' for name in FIVE_METRICS) for service in services}
-    items = checklist.five_metrics_directly(
-        {service: f"http://{service}" for service in services}, 1.0, lambda url, timeout: (200, pages[url])
-    )
-    assert all(item.good and item.figure == "7" for item in items)
-    assert not any(item.good for item in checklist.five_metrics_directly(dict.fromkeys(services, "x"), 1.0, down))
+    brokers = ("kafka-1", "kafka-2", "kafka-3")
+    services = (*brokers, "pipeline-exporter", "spark-streaming", "minio-bucket")
+    page = "".join(f'{name}{{a="b"}} 7\n' for name in FIVE_METRICS)
+
+    def get(url: str, timeout: float) -> tuple[int, str]:
+        return (0, "Connection refused") if url == "http://kafka-2" else (200, page)
+
+    endpoints = {service: f"http://{service}" for service in services}
+    items = checklist.five_metrics_directly(endpoints, brokers, 1.0, get)
+    assert all(item.good for item in items)
+    # Of all brokers that answer.
+    assert [item.figure for item in items] == ["14", "7", "7", "14", "7"]
+    silent = checklist.five_metrics_directly(endpoints, brokers, 1.0, down)
+    assert {(item.good, item.figure) for item in silent} == {(False, "Connection refused")}
 
 
 def test_a_page_that_wants_a_login_is_asked_with_it() -> None:
@@ -91,9 +98,10 @@ def test_a_page_that_wants_a_login_is_asked_with_it() -> None:
         return (401, "") if url == "kafka" else (200, page)
 
     services = {name: name for name in ("kafka", "pipeline-exporter", "spark-streaming", "minio-bucket")}
-    without = checklist.five_metrics_directly(services, 1.0, refusing)
+    without = checklist.five_metrics_directly(services, ["kafka"], 1.0, refusing)
     assert {item.figure for item in without if not item.good} == {"HTTP 401"}
-    asked = checklist.five_metrics_directly(services, 1.0, refusing, {"kafka": lambda url, timeout: (200, page)})
+    logged_in = {"kafka": lambda url, timeout: (200, page)}
+    asked = checklist.five_metrics_directly(services, ["kafka"], 1.0, refusing, logged_in)
     assert all(item.good for item in asked)
 
 

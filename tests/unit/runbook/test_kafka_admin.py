@@ -21,6 +21,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.kafka_admin impo
     plan_resources,
     roll_gate,
     roll_order,
+    topic_problems,
     wait_gate,
 )
 from kafka import errors
@@ -105,6 +106,30 @@ def test_config_values_become_what_kafka_writes() -> None:
     configs = {"unclean.leader.election.enable": False, "retention.ms": 1000}
     (parsed,) = parse_topics([{"name": "t", "partitions": 1, "replication_factor": 1, "configs": configs}])
     assert parsed.configs == {"unclean.leader.election.enable": "false", "retention.ms": "1000"}
+
+
+@pytest.mark.parametrize(
+    ("configs", "named"),
+    [
+        ({"retention.ms": -1}, "topic t.configs.retention.ms: found '-1', expected a whole number from 1 on"),
+        ({"retention.ms": "abc"}, "topic t.configs.retention.ms: found 'abc'"),
+        ({"retention.ms": ""}, "topic t.configs.retention.ms: found ''"),
+        ({"retention.bytes": "1.5"}, "topic t.configs.retention.bytes: found '1.5'"),
+        ({"min.insync.replicas": "two"}, "topic t.configs.min.insync.replicas: found 'two'"),
+        ({"unclean.leader.election.enable": "no"}, "expected true or false"),
+    ],
+)
+def test_config_values_that_no_broker_takes_are_refused_by_name(configs: dict[str, Any], named: str) -> None:
+    (problem,) = topic_problems([{"name": "t", "partitions": 1, "replication_factor": 1, "configs": configs}], 3)
+    assert named in problem
+
+
+def test_every_topic_that_can_not_be_made_is_named() -> None:
+    good = {"name": "a", "partitions": 1, "replication_factor": 3, "configs": {"retention.bytes": -1}}
+    wide, empty = {**good, "name": "b", "replication_factor": 4}, {**good, "name": "c", "partitions": 0}
+    problems = topic_problems([good, wide, empty], 3)
+    assert [problem.split(":")[0] for problem in problems] == ["topic b.replication_factor", "topic c.partitions"]
+    assert topic_problems([good], 3) == []
 
 
 @pytest.mark.parametrize(

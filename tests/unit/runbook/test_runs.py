@@ -6,8 +6,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,34 @@ def test_interrupted_run_is_closed_with_what_it_left(tmp_path: Path) -> None:
     assert left["done"] == ["kafka-1: started kafka"]
     assert json.loads(run.finished_path.read_text())["status"] == "interrupted"
     assert runs.close_interrupted(tmp_path) == []
+
+
+def test_two_that_close_the_same_record_close_it_once(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["sleep", "60"])
+    run = make_run(tmp_path, pid=gone.pid)
+    run.begin()
+    gone.kill()
+    gone.wait()
+    barrier = threading.Barrier(8)
+
+    def close(_: int) -> int:
+        barrier.wait()
+        return len(runs.close_interrupted(tmp_path))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(close, range(8))) == 1
+    assert runs.is_over(tmp_path, run.id)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r1.finished.json", "r1.started.json"]
+
+
+def test_what_came_to_pass_after_the_record_is_added_to_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    run.begin()
+    assert not runs.is_over(tmp_path, run.id)
+    record = run.finish("completed")
+    assert run.add(record, {"notices": {"sent": ["n"]}})["notices"] == {"sent": ["n"]}
+    kept = json.loads(run.finished_path.read_text())
+    assert (kept["status"], kept["notices"]) == ("completed", {"sent": ["n"]})
 
 
 def test_secrets_are_not_recorded() -> None:

@@ -129,6 +129,14 @@ def test_nothing_deployed_is_absent_and_cannot_be_started(host: Host) -> None:
     assert host.runtime.remove(ref).did == []
 
 
+def test_whose_data_a_stopped_service_has_is_read_from_its_disk(host: Host) -> None:
+    definition = host.define(identity={"path": "meta.properties", "key": "cluster.id"})
+    host.runtime.deploy(definition)
+    (host.root / "meta.properties").write_text("cluster.id=other\n")
+    info = host.runtime.info(definition.ref)
+    assert (info["state"], info["identity"]) == ("stopped", "other")
+
+
 def test_deploying_twice_changes_once_and_starts_nothing(host: Host) -> None:
     definition = host.define(memory_limit="64m")
     planned = host.runtime.deploy(definition, check=True)

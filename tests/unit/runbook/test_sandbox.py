@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused
+from ansible_collections.streamops.runbook.plugins.module_utils.processes import Process
 from ansible_collections.streamops.runbook.plugins.module_utils.sandbox import (
     MARKER,
     NetRegistry,
-    Process,
     Sandbox,
     ensure_credentials,
     processes_using,
@@ -92,8 +92,8 @@ class TestPresent:
 
     def test_a_running_sandbox_keeps_its_net(self, tmp_path: Path, registry: NetRegistry) -> None:
         make(tmp_path / "root", registry).present(ID, NET)
-        with pytest.raises(Refused, match=r"in use by process 7 \(java\)"):
-            make(tmp_path / "root", registry, [Process(7, "java")]).present(ID, "127.0.91")
+        with pytest.raises(Refused, match=r"in use by process 7 \(java of user me\)"):
+            make(tmp_path / "root", registry, [Process(7, "java", "me")]).present(ID, "127.0.91")
 
     @pytest.mark.parametrize("net", ["10.0.0", "127.0.0", "127.0.1", "127.0.256", "127.0.07", "127.0.1.1", "127.0", ""])
     def test_refuses_a_net_that_is_none(self, tmp_path: Path, registry: NetRegistry, net: str) -> None:
@@ -160,6 +160,18 @@ class TestAbsent:
         make(root, registry).absent(ID)
         assert (outside / "kept").exists()
 
+    def test_takes_along_what_the_runtime_keeps_elsewhere_but_not_for_a_link(
+        self, root: Path, registry: NetRegistry, tmp_path: Path
+    ) -> None:
+        (root / "hosts" / "minio-1").mkdir()
+        (root / "hosts" / "link").symlink_to(tmp_path / "outside")
+        run = tmp_path / "run"
+        for name in ("kafka-1", "link"):
+            (run / name).mkdir(parents=True)
+            (run / name / "lock").touch()
+        Sandbox(root, registry=registry, processes=lambda _: [], outside=lambda host: run / host.name).absent(ID)
+        assert [folder.name for folder in run.iterdir()] == ["link"]
+
     def test_refuses_without_the_marker(self, root: Path, registry: NetRegistry) -> None:
         (root / MARKER).unlink()
         with pytest.raises(Refused, match="no marker"):
@@ -183,8 +195,8 @@ class TestAbsent:
         assert (root / "endpoints.json").exists()
 
     def test_refuses_while_services_run(self, root: Path, registry: NetRegistry) -> None:
-        running = [Process(7, "java"), Process(8, "minio")]
-        with pytest.raises(Refused, match=r"process 7 \(java\), process 8 \(minio\)"):
+        running = [Process(7, "java", "me"), Process(8, "minio", "me")]
+        with pytest.raises(Refused, match=r"process 7 \(java of user me\), process 8 \(minio of user me\)"):
             make(root, registry, running).absent(ID)
         planned = make(root, registry, running).absent(ID, plan_only=True)
         assert planned.running == running
@@ -216,7 +228,10 @@ class TestProcesses:
         with process:
             assert process.stdout is not None
             process.stdout.readline()
-            assert [found.pid for found in processes_using(tmp_path)] == [process.pid]
+            (found,) = processes_using(tmp_path)
+            assert (found.pid, found.program.startswith("python")) == (process.pid, True)
+            # A stranger's command line may hold secrets.
+            assert "sys.stdin" not in str(found)
             process.kill()
         assert processes_using(tmp_path) == []
 

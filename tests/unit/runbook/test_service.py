@@ -58,6 +58,8 @@ def definition(folder: Path, /, **changes: Any) -> dict[str, Any]:
         ({"environment": {"A": 1}}, "service clock.environment.A: found 1"),
         ({"environment": {"STREAMOPS_DEFINITION": "x"}}, "left to the runtime"),
         ({"ports": [0]}, "service clock.ports[0]: found 0"),
+        ({"identity": {"path": "/abs", "key": "id"}}, "service clock.identity.path: found '/abs'"),
+        ({"identity": {"path": "id"}}, "service clock.identity.key"),
         ({"ports": ["9092"]}, "service clock.ports[0]: found '9092'"),
         ({"ports": [True]}, "service clock.ports[0]: found True"),
         ({"directories": ["/abs"]}, "service clock.directories[0]: found '/abs'"),
@@ -228,6 +230,21 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_rest(tmp_path: Path, monk
         service_files.write_atomic(target, "new", 0o640)
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_whose_the_data_are_is_read_from_them_and_asks_for_no_restart(tmp_path: Path) -> None:
+    place = {"path": "data/meta.properties", "key": "cluster.id"}
+    parsed = service.parse_definition(definition(tmp_path, identity=place))
+    stored = parsed.public()
+    assert service.stored_identity(parsed.ref, stored) is None
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "meta.properties").write_text("#\nnode.id=1\nversion=1\ncluster.id=AbC-_1\n")
+    assert service.stored_identity(parsed.ref, stored) == "AbC-_1"
+    (tmp_path / "data" / "meta.properties").write_text("node.id=1\n")
+    assert service.stored_identity(parsed.ref, stored) is None
+    without = service.parse_definition(definition(tmp_path))
+    assert service.stored_identity(without.ref, without.public()) is None
+    assert without.digest == parsed.digest
 
 
 def test_init_runs_until_it_made_its_file(tmp_path: Path) -> None:

@@ -366,13 +366,13 @@ def test_prometheus_is_asked_in_tls(authority: Authority, mine: dict[str, str]) 
 
 def test_alertmanager_is_asked_in_tls(authority: Authority, stranger: dict[str, str], mine: dict[str, str]) -> None:
     with serving(authority.issue("ops-1"), clients=True, body="[]") as server:
-        silencer = silences.Silencer(server.url, "run-1", ask=silences.asking(mine))
-        assert silencer.absent().skipped_reason == ""
-        without = silences.Silencer(server.url, "run-1").absent()
+        silencer = silences.Silencer(server.url, ask=silences.asking(mine))
+        assert silencer.absent(lambda _: True).skipped_reason == ""
+        without = silences.Silencer(server.url).absent(lambda _: True)
         assert without.skipped_reason == "Alertmanager: its certificate is not of a trusted authority"
     for files, said in ((stranger, "is not of a trusted authority"), (authority.issue("ops-2", days=-1), "expired")):
         with serving(files) as server:
-            outcome = silences.Silencer(server.url, "run-1", ask=silences.asking(mine)).absent()
+            outcome = silences.Silencer(server.url, ask=silences.asking(mine)).absent(lambda _: True)
         assert outcome.skipped_reason == f"Alertmanager: its certificate {said}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,12 @@ def test_help_lists_every_target() -> None:
         ("health-check", "health-check"),
         ("health-check-all", "health-check"),
         ("emergency-restart", "emergency-restart"),
+        ("restart-all", "restart-all"),
+        ("metrics-check", "metrics-check"),
+        ("dashboard-check", "dashboard-check"),
+        ("monitoring-restart", "monitoring-restart"),
+        ("monitoring-configure", "monitoring-configure"),
+        ("notify", "notify"),
     ],
 )
 def test_a_procedure_is_one_call_of_its_playbook(target: str, playbook: str) -> None:
@@ -62,10 +70,62 @@ def test_clean_passes_the_confirmation_on() -> None:
     assert "confirm" not in make("--dry-run", "clean").splitlines()[-1]
 
 
-class TestSummary:
-    """The last line of a run and its exit code, by a real pytest on a folder of its own."""
+def notice(tmp_path: Path, *variables: str) -> dict[str, str]:
+    """Return the extra variables of the notice that `make notify` would send, as Ansible reads them."""
+    shown = make("--dry-run", "notify", *variables)
+    environment = tmp_path / "environment"
+    # As make would run it, but for the procedure: a playbook that shows what came of the text.
+    playbook = tmp_path / "show.yml"
+    playbook.write_text(
+        "- hosts: localhost\n"
+        "  gather_facts: false\n"
+        "  tasks:\n"
+        "    - ansible.builtin.copy:\n"
+        "        content: \"{{ {'text': text | default(''), 'severity': severity | default('')} | to_json }}\"\n"
+        f"        dest: {environment}\n"
+    )
+    command = shown[shown.index("ansible-playbook") :].replace("playbooks/notify.yml", str(playbook))
+    given = dict(variable.split("=", 1) for variable in variables)
+    subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env=os.environ
+        | {f"NOTICE_{name}": value for name, value in given.items()}
+        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    found: dict[str, str] = json.loads(environment.read_text())
+    return found
 
-    def run(self, folder: Path, tests: str, **environment: str) -> tuple[int, str]:
+
+def test_a_notice_may_hold_any_quote(tmp_path: Path) -> None:
+    text = """it's "down"; `touch x` {{ 1 + 1 }}"""
+    assert notice(tmp_path, f"TEXT={text}", "SEVERITY=P2") == {"text": text, "severity": "P2"}
+    assert not (tmp_path / "x").exists()
+
+
+def test_without_a_text_no_notice_is_made(tmp_path: Path) -> None:
+    assert "-e" not in make("--dry-run", "notify").split()
+
+
+def test_make_hands_a_notice_over_by_the_environment() -> None:
+    shown = make(
+        "notify", "TEXT=it's down", "SEVERITY=P2", "PLAY=printenv NOTICE_TEXT NOTICE_SEVERITY; true", "-o", "venv"
+    )
+    assert shown.splitlines()[-2:] == ["it's down", "P2"]
+
+
+def test_soak_runs_five_times_unless_told_otherwise() -> None:
+    assert make("--dry-run", "soak").splitlines()[-1].split()[-2:] == ["--runs", "5"]
+    assert make("--dry-run", "soak", "RUNS=2").splitlines()[-1].split()[-2:] == ["--runs", "2"]
+
+
+class TestSummary:
+    """The last lines of a run and its exit code, by a real pytest on a folder of its own."""
+
+    def lines(self, folder: Path, tests: str, **environment: str) -> tuple[int, list[str]]:
         (folder / "conftest.py").symlink_to(ROOT / "tests" / "conftest.py")
         (folder / "test_all.py").write_text(f"import pytest\n{tests}")
         done = subprocess.run(
@@ -76,7 +136,11 @@ class TestSummary:
             timeout=60,
             check=False,
         )
-        return done.returncode, done.stdout.splitlines()[-1]
+        return done.returncode, done.stdout.splitlines()
+
+    def run(self, folder: Path, tests: str, **environment: str) -> tuple[int, str]:
+        code, lines = self.lines(folder, tests, **environment)
+        return code, lines[-1]
 
     def test_an_error_counts_as_failed(self, tmp_path: Path) -> None:
         tests = (
@@ -95,3 +159,35 @@ class TestSummary:
     def test_a_skipped_test_fails_the_run_unless_allowed(self, tmp_path: Path, allowed: str, code: int) -> None:
         tests = "def test_good(): pass\n@pytest.mark.skip\ndef test_left_out(): pass\n"
         assert self.run(tmp_path, tests, ALLOW_SKIP=allowed) == (code, "1 passed, 0 failed, 1 skipped")
+
+    TESTS = (
+        "@pytest.mark.fault('2')\n"
+        "def test_good(): pass\n"
+        "@pytest.mark.fault('14')\n"
+        "@pytest.mark.fault('outage')\n"
+        "def test_scenario(record_property):\n"
+        "    record_property('scenario', {'name': 'default', 'seconds': 12.3})\n"
+        "@pytest.mark.fault('2')\n"
+        "@pytest.mark.parametrize('case', [1, 2])\n"
+        "def test_more(case): pass\n"
+        "@pytest.mark.fault('30')\n"
+        "@pytest.mark.parametrize('case', [1, 2])\n"
+        "def test_half(case): assert case == 1\n"
+    )
+
+    def test_the_end_says_what_was_proven_and_how_long_it_took(self, tmp_path: Path) -> None:
+        code, lines = self.lines(tmp_path, self.TESTS)
+        assert code == 1
+        assert lines[-5:-2] == ["scenario default: 12 s", "faults proven: 2, 14, outage", "faults not proven: 30"]
+        assert re.fullmatch(r"all of it: \d+ s", lines[-2])
+        assert lines[-1] == "5 passed, 1 failed"
+
+    def test_what_was_measured_of_faults_is_kept(self, tmp_path: Path) -> None:
+        self.lines(tmp_path, self.TESTS)
+        kept = json.loads((tmp_path / ".cache" / "evidence" / "faults.json").read_text())
+        assert kept["scenarios"] == {"default": {"name": "default", "seconds": 12.3}}
+        assert {fault: row["tests"] for fault, row in kept["tests"]["test_all.py"].items()} == {"2": 3, "30": 1}
+
+    def test_tests_of_no_fault_keep_nothing(self, tmp_path: Path) -> None:
+        self.lines(tmp_path, "def test_good(): pass\n")
+        assert not (tmp_path / ".cache").exists()

@@ -7,12 +7,13 @@ import os
 import re
 import shutil
 import signal
-import stat
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils import catalog, 
 from ansible_collections.streamops.runbook.plugins.module_utils.card import render
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.lease import Owner
-from ansible_collections.streamops.runbook.plugins.module_utils.private import refuse_open_secrets
+from ansible_collections.streamops.runbook.plugins.module_utils.private import check_credentials
 
 DOCUMENTATION = """
     name: record
@@ -89,6 +90,7 @@ class CallbackModule(CallbackBase):
         self._contacts: Mapping[str, Any] = {}
         self._manager: Any = None
         self._loader: Any = None
+        self._alertmanager = ""
 
     def _active(self) -> tuple[runs.Run, catalog.Procedure]:
         if self._run is None or self._procedure is None:
@@ -141,7 +143,8 @@ class CallbackModule(CallbackBase):
                     "name its hosts in the inventory",
                 )
         marker = value("runbook_marker")
-        if not procedure.founds and (not marker or not Path(marker).is_file()):
+        deployed = bool(marker) and Path(marker).is_file()
+        if not procedure.founds and not deployed:
             raise Refused(
                 "deployment",
                 f"nothing deployed ({marker} is missing)",
@@ -149,26 +152,13 @@ class CallbackModule(CallbackBase):
                 "make up",
             )
         self._contacts = value("runbook_notices") or {}
-        self._check_credentials(value("runbook_credentials_file"), Path(marker or "").is_file())
+        self._alertmanager = value("runbook_alertmanager") or ""
+        credentials = value("runbook_credentials_file")
+        if credentials and deployed:
+            check_credentials(Path(credentials))
         keeper = self._control_host(manager, inventory, value("runbook_lease_host"), extra)
         self._take_locks(procedure, extra, keeper)
         self._start_clocks(procedure)
-
-    @staticmethod
-    def _check_credentials(path: str | None, deployed: bool) -> None:
-        """Refuse to go on with secrets that others could have read, or that a deployment has lost."""
-        if not path or not deployed:
-            return
-        try:
-            mode = stat.S_IMODE(Path(path).stat().st_mode)
-        except FileNotFoundError:
-            raise Refused(
-                f"credentials {path}",
-                "no such file",
-                "the file that the services were deployed with",
-                "put it back from a backup; new ones would lock everybody out",
-            ) from None
-        refuse_open_secrets(path, mode)
 
     @staticmethod
     def _known_names(manager: Any, inventory: Any) -> set[str]:
@@ -202,6 +192,11 @@ class CallbackModule(CallbackBase):
             state = tempfile.mkdtemp(prefix="runbook-")
             atexit.register(self._remove_scratch, state, os.getpid())
             self._scratch = Path(state)
+        elif marker and not Path(marker).is_file():
+            # What founds a deployment leaves its record there before anything else: not in a stranger's folder.
+            from ansible_collections.streamops.runbook.plugins.module_utils.sandbox import Sandbox
+
+            Sandbox(Path(marker).resolve().parent).refuse_claimed()
         self._state = Path(state)
         sources = [str(source) for source in context.CLIARGS["inventory"] or ()]
         run_id = runs.new_run_id(procedure.name)
@@ -360,15 +355,16 @@ class CallbackModule(CallbackBase):
             self._say("Changed since the last proven run: " + "; ".join(changed))
         signal.signal(signal.SIGALRM, self._deadline)
         signal.alarm(procedure.deadline)
+        end = datetime.now(UTC) + timedelta(seconds=procedure.deadline)
+        os.environ["RUNBOOK_DEADLINE"] = end.isoformat(timespec="seconds")
         threading.Thread(target=self._follow_progress, args=(run.progress_path,), daemon=True).start()
 
     def _deadline(self, _signal: int, _frame: Any) -> None:
         run, procedure = self._active()
         text = f"deadline of {procedure.deadline} s passed in phase {self._phase}"
-        record = run.finish("failed", **self._collected(), failures=[*self._failures, {"message": text}])
         # A lease is not given back here: the task in flight may go on for a moment, and the lease ends soon after.
         self._keep_for_control_host(run.id)
-        self._publish(record)
+        self._close("failed", failures=[*self._failures, {"message": text}])
         left = self._lease.expires_at if self._lease is not None else ""
         lease = f"; its lease ends by itself at {left}" if left else ""
         os.write(2, f"\n{procedure.name}: {text}; record: {run.finished_path}{lease}\n".encode())
@@ -388,21 +384,53 @@ class CallbackModule(CallbackBase):
                     # os.write takes no lock that a forked worker could inherit while it is held.
                     os.write(1, b"    ... " + line + b"\n")
 
-    def _publish(self, record: Mapping[str, Any]) -> None:
-        """Give the figures of a run to those who watch; that they can't be written ends no run."""
+    def _close(self, status: str, **more: Any) -> dict[str, Any]:
+        """Write the record, then end what the run left in force, tell whoever must hear of it, and note how that went."""
+        run, procedure = self._active()
+        record = run.finish(status, **self._collected(), **more)
+        told: dict[str, Any] = {}
+        if procedure.risk != "read-only" and not run.started["check"]:
+            told |= self._end_silences()
+        return run.add(record, told | self._publish(record))
+
+    def _end_silences(self) -> dict[str, Any]:
+        """End the silences of every run that is over: of this one, and of those that were killed before it."""
+        run, _ = self._active()
+        if not self._alertmanager:
+            return {}
+        try:
+            from ansible_collections.streamops.runbook.plugins.module_utils.silences import Silencer, asking
+
+            silencer = Silencer(self._alertmanager, ask=asking(self._contacts.get("tls")))
+            ended = silencer.absent(lambda owner: runs.is_over(run.folder, owner))
+        except Exception as error:  # noqa: BLE001  nothing here may change how a run ends
+            return {"silences_left": f"{type(error).__name__}: {error}"}
+        if ended.changed:
+            return {"silences_ended": len(ended.ids)}
+        # An Alertmanager that can't be asked leaves nothing in force where nothing was silenced.
+        silenced = self._fragments.get("silence", {}).get("ends_at")
+        return {"silences_left": ended.skipped_reason} if silenced and ended.skipped_reason else {}
+
+    def _publish(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Give figures and notice of a run to those who watch, and return what became of it, for the record.
+
+        That they can't be given away ends no run.
+        """
         # Of its own procedure: a run that was interrupted may have been another than the one that closes its record.
         procedure = self._entries.get(str(record["procedure"]))
         if procedure is None or record.get("check") or self._scratch is not None or not self._state.is_dir():
-            return
+            return {}
         try:
             # Loaded at the end of a run that is published, and not at the start of every play on this machine.
             from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
             from ansible_collections.streamops.runbook.plugins.module_utils.announcement import announce
 
-            run_metrics.record(self._state / "metrics", record, time.time(), procedure.period_seconds())
-            announce(record, procedure, self._state / "spool", self._contacts, PROJECT)
+            run_metrics.record(self._state / "metrics", record, procedure, time.time())
+            delivery = asdict(announce(record, procedure, self._state / "spool", self._contacts, PROJECT))
         except Exception as error:  # noqa: BLE001  nothing here may change how a run ends
             self._say(f"Metrics or notice of this run could not be given away: {type(error).__name__}: {error}")
+            delivery = {"errors": [f"{type(error).__name__}: {error}"]}
+        return {"notices": delivery} if any(delivery.values()) else {}
 
     def _say(self, text: str) -> None:
         self._display.display(text)
@@ -412,7 +440,7 @@ class CallbackModule(CallbackBase):
         sys.stderr.write(f"{name} {status}: {error}\n")
         if self._run is not None:
             record = self._run.finish(status, message=str(error), failures=[{"message": str(error)}])
-            self._publish(record)
+            self._run.add(record, self._publish(record))
             self._return_lease()
         sys.exit(runs.EXIT_CODES[status])
 
@@ -571,9 +599,7 @@ class CallbackModule(CallbackBase):
     def _end(self, stats: Any) -> int:
         run, procedure = self._active()
         status = self._verdict(stats)
-        changed = sum(stats.changed.values())
-        record = run.finish(status, **self._collected(), changed=changed, failures=self._failures)
-        self._publish(record)
+        record = self._close(status, changed=sum(stats.changed.values()), failures=self._failures)
         kept = str(run.finished_path) if self._state != self._scratch else "none: nothing is deployed yet"
         self._display.display(render(record, procedure, kept))
         return runs.EXIT_CODES[status]

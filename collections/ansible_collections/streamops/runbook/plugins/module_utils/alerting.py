@@ -21,6 +21,9 @@ from ansible_collections.streamops.runbook.plugins.module_utils.errors import Re
 COMPONENTS = ("kafka", "minio", "spark-streaming", "producer", "monitoring", "runbook")
 # An alert that tells of whatever service its series belongs to.
 BY_SERVICE = "service"
+# An alert on the absence of a metric: of the component of whichever alert reads it.
+BY_READER = "reader"
+METRIC = "$metric"
 WATCHDOG = "Watchdog"
 # The four of the runbook; no configuration of ours may lack one.
 CONTACTS = ("on_call_engineer", "team_lead", "infrastructure_team", "security_team")
@@ -34,9 +37,17 @@ _THRESHOLD = re.compile(r"\$\{([a-z0-9_]*)\}")
 _NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
 _DURATION = re.compile(r"([0-9]+)([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_ALERT_KEYS = frozenset({"name", "expr", "for", "severity", "component", "summary", "description", "inhibited_by"})
+_RECORD_KEYS = frozenset({"name", "expr", "component"})
+_ALERT_TEXTS = frozenset({"name", "expr", "for", "severity", "component", "summary", "description"})
+_ALERT_OPTIONS = frozenset({"inhibited_by", "absence_is_normal"})
 _LEVEL_KEYS = frozenset({"title", "response", "escalation", "update", "group_wait", "contact", "escalate_to"})
 _CONTACT_KEYS = frozenset({"title", "webhook_url"})
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
+# What stands between the names in an expression: matchers, ranges, lists of labels.
+_BETWEEN = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)")
+_WORDS = re.compile(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()")
+_OPERATORS = frozenset({"and", "or", "unless", "bool", "offset", "group_left", "group_right"})
+_ABSENT = re.compile(r"\babsent\((.*?)\)")
 
 
 @dataclass(frozen=True)
@@ -48,11 +59,23 @@ class Inhibition:
 
 
 @dataclass(frozen=True)
+class Record:
+    """An expression with a name of its own, by which alerts and dashboards read it; may hold ``${threshold}``."""
+
+    name: str
+    expr: str
+    component: str
+
+
+@dataclass(frozen=True)
 class Alert:
     """One alert as it is defined; ``expr``, ``hold``, ``summary`` and ``description`` may hold ``${threshold}``.
 
     :param hold: how long the expression must hold, the ``for`` of Prometheus.
-    :param component: one of :data:`COMPONENTS`, or :data:`BY_SERVICE`.
+    :param component: one of :data:`COMPONENTS`, :data:`BY_SERVICE` or, of one that stands for many metrics,
+        :data:`BY_READER`.
+    :param absence_is_normal: its metrics may be missing for a good reason.
+    :param metric: the one of many that it is about.
     """
 
     name: str
@@ -63,6 +86,8 @@ class Alert:
     summary: str
     description: str
     inhibited_by: tuple[Inhibition, ...] = ()
+    absence_is_normal: bool = False
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,7 @@ class Definitions:
     """What config/prometheus/alerts.yml holds."""
 
     thresholds: Mapping[str, float]
+    records: tuple[Record, ...]
     alerts: tuple[Alert, ...]
 
 
@@ -129,13 +155,17 @@ def load(path: Path) -> Definitions:
 
 def parse(document: Any) -> Definitions:
     """Validate what such a file holds; errors as :func:`load`."""
-    top = _mapping("alerts.yml", document, frozenset({"thresholds", "alerts"}))
+    top = _mapping("alerts.yml", document, frozenset({"thresholds", "records", "alerts"}), frozenset({"records"}))
     thresholds = {str(name): _number(f"threshold {name}", value) for name, value in top["thresholds"].items()}
+    records = tuple(_record(entry) for entry in top.get("records", ()))
     alerts = tuple(_alert(entry) for entry in top["alerts"])
-    definitions = Definitions(thresholds, alerts)
-    _check_names(definitions)
+    definitions = Definitions(thresholds, records, alerts)
+    _check_names("record", [record.name for record in records])
+    _check_names("alert", [alert.name for alert in alerts])
     for alert in alerts:
         filled(alert, thresholds)
+    for record in records:
+        _numbers(f"record {record.name}", record.expr, thresholds)
     _check_inhibitions(definitions)
     return definitions
 
@@ -172,26 +202,43 @@ def _number(thing: str, value: Any) -> float:
     return int(number) if number == int(number) else number
 
 
-def _alert(entry: Any) -> Alert:
-    thing = f"alert {entry.get('name') if isinstance(entry, Mapping) else entry}"
-    fields = _mapping(thing, entry, _ALERT_KEYS, frozenset({"inhibited_by"}))
-    for key in _ALERT_KEYS - {"inhibited_by"}:
+def _record(entry: Any) -> Record:
+    thing = f"record {entry.get('name') if isinstance(entry, Mapping) else entry}"
+    texts = _texts(thing, _mapping(thing, entry, _RECORD_KEYS), _RECORD_KEYS)
+    if texts["component"] not in (*COMPONENTS, BY_SERVICE):
+        raise Refused(f"{thing}, component", texts["component"], ", ".join((*COMPONENTS, BY_SERVICE)))
+    return Record(texts["name"], texts["expr"], texts["component"])
+
+
+def _texts(thing: str, fields: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    for key in keys:
         if not isinstance(fields[key], str) or not fields[key].strip():
             raise Refused(f"{thing}, {key}", repr(fields[key]), "a text that is not empty")
-    if not _NAME.fullmatch(fields["name"]):
-        raise Refused(thing, fields["name"], "a name as BrokerDown")
-    if fields["severity"] not in SEVERITIES:
-        raise Refused(f"{thing}, severity", fields["severity"], ", ".join(SEVERITIES))
-    if fields["component"] not in (*COMPONENTS, BY_SERVICE):
-        raise Refused(f"{thing}, component", fields["component"], ", ".join((*COMPONENTS, BY_SERVICE)))
+    return {key: fields[key].strip() for key in keys}
+
+
+def _alert(entry: Any) -> Alert:
+    thing = f"alert {entry.get('name') if isinstance(entry, Mapping) else entry}"
+    fields = _mapping(thing, entry, _ALERT_TEXTS | _ALERT_OPTIONS, _ALERT_OPTIONS)
+    texts = _texts(thing, fields, _ALERT_TEXTS)
+    if not _NAME.fullmatch(texts["name"]):
+        raise Refused(thing, texts["name"], "a name as BrokerDown")
+    if texts["severity"] not in SEVERITIES:
+        raise Refused(f"{thing}, severity", texts["severity"], ", ".join(SEVERITIES))
+    normal = fields.get("absence_is_normal", False)
+    if not isinstance(normal, bool):
+        raise Refused(f"{thing}, absence_is_normal", repr(normal), "true or false")
+    components = (*COMPONENTS, BY_READER if METRIC in texts["expr"] else BY_SERVICE)
+    if texts["component"] not in components:
+        raise Refused(f"{thing}, component", texts["component"], ", ".join(components))
     return Alert(
-        name=fields["name"],
-        expr=fields["expr"].strip(),
-        hold=fields["for"],
-        severity=fields["severity"],
-        component=fields["component"],
-        summary=fields["summary"].strip(),
-        description=fields["description"].strip(),
+        name=texts["name"],
+        expr=texts["expr"],
+        hold=texts["for"],
+        severity=texts["severity"],
+        component=texts["component"],
+        summary=texts["summary"],
+        description=texts["description"],
         inhibited_by=tuple(
             Inhibition(tuple(rule["alerts"]), tuple(rule.get("equal", ())))
             for rule in (
@@ -199,15 +246,16 @@ def _alert(entry: Any) -> Alert:
                 for raw in fields.get("inhibited_by", ())
             )
         ),
+        absence_is_normal=normal,
     )
 
 
-def _check_names(definitions: Definitions) -> None:
+def _check_names(kind: str, names: Sequence[str]) -> None:
     seen: set[str] = set()
-    for alert in definitions.alerts:
-        if alert.name in seen:
-            raise Refused(f"alert {alert.name}", "a second one", "one definition an alert")
-        seen.add(alert.name)
+    for name in names:
+        if name in seen:
+            raise Refused(f"{kind} {name}", "a second one", f"one definition a {kind}")
+        seen.add(name)
 
 
 def _check_inhibitions(definitions: Definitions) -> None:
@@ -237,28 +285,81 @@ def _check_inhibitions(definitions: Definitions) -> None:
             raise Refused(f"alert {name}, inhibited_by", "a circle back to itself", "no circle")
 
 
+def _numbers(thing: str, text: str, thresholds: Mapping[str, float]) -> str:
+    def number(match: re.Match[str]) -> str:
+        name = match.group(1)
+        if name not in thresholds:
+            raise Refused(thing, f"${{{name}}}", f"one of {_list(thresholds)}")
+        return repr(thresholds[name])
+
+    return _THRESHOLD.sub(number, text)
+
+
 def filled(alert: Alert, thresholds: Mapping[str, float]) -> Alert:
     """Return the alert with the thresholds in their places.
 
     :raises Refused: for a threshold that is not defined, or a ``for`` that comes out as no duration.
     """
-
-    def number(match: re.Match[str]) -> str:
-        name = match.group(1)
-        if name not in thresholds:
-            raise Refused(f"alert {alert.name}", f"${{{name}}}", f"one of {_list(thresholds)}")
-        return repr(thresholds[name])
-
+    thing = f"alert {alert.name}"
     made = replace(
         alert,
-        expr=_THRESHOLD.sub(number, alert.expr),
-        hold=_THRESHOLD.sub(number, alert.hold),
-        summary=_THRESHOLD.sub(number, alert.summary),
-        description=_THRESHOLD.sub(number, alert.description),
+        expr=_numbers(thing, alert.expr, thresholds),
+        hold=_numbers(thing, alert.hold, thresholds),
+        summary=_numbers(thing, alert.summary, thresholds),
+        description=_numbers(thing, alert.description, thresholds),
     )
     if not _DURATION.fullmatch(made.hold):
-        raise Refused(f"alert {alert.name}, for", made.hold, "a whole number with s, m, h, d or w")
+        raise Refused(f"{thing}, for", made.hold, "a whole number with s, m, h, d or w")
     return made
+
+
+# What alerts read.
+
+
+def expanded(expr: str, records: Mapping[str, str]) -> str:
+    """Return an expression with the expressions of records in the place of their names.
+
+    :param records: expression by name; one may read another that stands before it.
+    """
+    for name, inner in reversed(list(records.items())):
+        expr = re.sub(rf"\b{name}\b", f"({inner})".replace("\\", r"\\"), expr)
+    return expr
+
+
+def metrics_of(expr: str) -> list[str]:
+    """Return the metrics that an expression of PromQL reads, in their order, each once."""
+    words = _WORDS.findall(_BETWEEN.sub(" ", _STRINGS.sub(" ", expr)))
+    return list(dict.fromkeys(word for word in words if word not in _OPERATORS))
+
+
+def each_metric(definitions: Definitions) -> tuple[Alert, ...]:
+    """Return the alerts, with one that stands for many metrics replaced by one for each of them.
+
+    Those are the metrics that an alert reads to which their absence is not normal, and whose absence no other asks for.
+    """
+    records = {record.name: record.expr for record in definitions.records}
+    reads = [(alert, expanded(alert.expr, records)) for alert in definitions.alerts if METRIC not in alert.expr]
+    partnered = {name for _, expr in reads for inner in _ABSENT.findall(expr) for name in metrics_of(inner)}
+    readers: dict[str, Alert] = {}
+    for alert, expr in reads:
+        for name in () if alert.absence_is_normal else metrics_of(expr):
+            if name not in partnered:
+                readers.setdefault(name, alert)
+    made: list[Alert] = []
+    for alert in definitions.alerts:
+        made += [_about(alert, name, reader) for name, reader in readers.items()] if METRIC in alert.expr else [alert]
+    return tuple(made)
+
+
+def _about(alert: Alert, metric: str, reader: Alert) -> Alert:
+    return replace(
+        alert,
+        expr=alert.expr.replace(METRIC, metric),
+        summary=alert.summary.replace(METRIC, metric),
+        description=alert.description.replace(METRIC, metric),
+        component=reader.component if alert.component == BY_READER else alert.component,
+        metric=metric,
+    )
 
 
 def overridden(definitions: Definitions, thresholds: Mapping[str, Any]) -> Definitions:
@@ -307,20 +408,23 @@ def rule_file(
     thresholds: Mapping[str, Any],
     runbook_base_url: str,
 ) -> dict[str, Any]:
-    """Return a rule file of Prometheus: a group a component, in the order of the definitions.
+    """Return a rule file of Prometheus: a group a component, its records first, in the order of the definitions.
 
     :param procedures: the catalog.
     :param thresholds: what the inventory says instead of the file's own numbers, by name.
     :param runbook_base_url: what stands before ``docs/runbooks/<procedure>.md``.
-    :returns: ``{groups: [{name, rules: [{alert, expr, for, labels, annotations}]}]}``; a last group records each
-        threshold as ``runbook_threshold{name}`` for the dashboards.
+    :returns: ``{groups: [{name, rules: [{record, expr} or {alert, expr, for, labels, annotations}]}]}``; a last group
+        records each threshold as ``runbook_threshold{name}`` for the dashboards.
     :raises Refused: see :func:`overridden` and :func:`answers`.
     """
     procedure_of = answers(definitions, procedures)
     numbers = overridden(definitions, thresholds).thresholds
     base = runbook_base_url.rstrip("/")
     groups: dict[str, list[dict[str, Any]]] = {}
-    for alert in (filled(alert, numbers) for alert in definitions.alerts):
+    for record in definitions.records:
+        expr = _numbers(f"record {record.name}", record.expr, numbers)
+        groups.setdefault(record.component, []).append({"record": record.name, "expr": expr})
+    for alert in (filled(alert, numbers) for alert in each_metric(definitions)):
         procedure = procedure_of[alert.name]
         groups.setdefault(alert.component, []).append(
             {
@@ -331,6 +435,7 @@ def rule_file(
                     "severity": alert.severity,
                     "component": _BY_SERVICE_LABEL if alert.component == BY_SERVICE else alert.component,
                     "procedure": procedure,
+                    **({"metric": alert.metric} if alert.metric else {}),
                 },
                 "annotations": {
                     "summary": alert.summary,

@@ -41,9 +41,9 @@ def announce(
 
     :param record: the finished record.
     :param spool: folder of what waits.
-    :param contacts: the inventory's ``contacts`` (webhook address by contact), ``token_file`` and, where the stack
-        speaks TLS, ``tls``; empty tells nobody.
-    :param project: the repository's root, where escalation and pages stand.
+    :param contacts: the inventory's ``contacts`` (webhook address by contact), ``token_file``, ``runbook_url`` (what
+        stands before docs/runbooks) and, where the stack speaks TLS, ``tls``; empty tells nobody.
+    :param project: the repository's root, where the escalation stands.
     :raises OSError: the spool can't be written; the run's own record is not touched by that.
     """
     if not contacts:
@@ -59,7 +59,7 @@ def announce(
             status=str(record["status"]),
             title=f"{procedure.name}: {record['status']}",
             text="\n".join(line for line in lines if line),
-            runbook_url=f"file://{project}/docs/runbooks/{procedure.name}.md",
+            runbook_url=f"{contacts['runbook_url'].rstrip('/')}/docs/runbooks/{procedure.name}.md",
         )
         place.enqueue(notice)
     elif not place.pending():

@@ -71,6 +71,27 @@ def _proven(record: Mapping[str, Any]) -> list[str]:
     return list(proof["lines"]) if proof else ["nothing"]
 
 
+def _alerts(record: Mapping[str, Any]) -> list[str]:
+    silence = record.get("silence")
+    if not silence:
+        return []
+    if silence["skipped_reason"]:
+        return [f"not silenced: {silence['skipped_reason']}"]
+    lines = [f"those of {', '.join(silence['components'])} were silenced"]
+    if record.get("silences_left"):
+        lines.append(f"the silence stays until {silence['ends_at']}: {record['silences_left']}")
+    return lines
+
+
+def _notices(record: Mapping[str, Any]) -> list[str]:
+    delivery = record.get("notices", {})
+    sent, pending = len(delivery.get("sent", [])), len(delivery.get("pending", []))
+    lines = [f"{sent} delivered"] if sent else []
+    if pending:
+        lines.append(f"{pending} in the spool, make notify tries again")
+    return lines + list(delivery.get("errors", []))
+
+
 def _next(record: Mapping[str, Any], procedure: Procedure) -> list[str]:
     failures = [str(failure.get("message", "")) for failure in record.get("failures", []) if failure.get("message")]
     steps = list(record.get("next", []))
@@ -111,6 +132,8 @@ def render(record: Mapping[str, Any], procedure: Procedure, path: str) -> str:
         else:
             lines += _rows("done", _done(record))
             lines += _rows("proven", _proven(record))
+            lines += _rows("alerts", _alerts(record))
+            lines += _rows("notices", _notices(record))
         lines += _rows("next", _next(record, procedure))
         lines += _rows("urls", record.get("urls", []))
     lines += _rows("times", [", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in record["phases"].items())])

@@ -94,7 +94,6 @@ class Procedure:
     make: tuple[str, ...] = ()
     schedule: str | None = None
     alerts: tuple[str, ...] = ()
-    unattended: bool = False
     deploys: bool = False
     founds: bool = False
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
@@ -170,7 +169,6 @@ def _procedure(name: str, section: str, entry: Mapping[str, Any]) -> Procedure:
         make=tuple(entry.get("make", ())),
         schedule=entry.get("schedule"),
         alerts=tuple(entry.get("alerts", ())),
-        unattended=bool(entry.get("unattended", False)),
         deploys=bool(entry.get("deploys", False)),
         founds=bool(entry.get("founds", False)),
         parameters=parameters,

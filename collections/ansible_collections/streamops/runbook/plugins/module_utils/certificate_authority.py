@@ -28,6 +28,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 #: The entry of ``host.p12``; Java asks for a key by it.
 ALIAS = "host"
@@ -367,7 +368,7 @@ class Store:
     def _issue(self, host: Host, authority: x509.Certificate, authority_key: PrivateKey, policy: Policy) -> Identity:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host.name)])
-        purposes = [x509.ExtendedKeyUsageOID.SERVER_AUTH, x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         names = x509.SubjectAlternativeName([_general_name(name) for name in sorted(host.names)])
         signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
         public = key.public_key()
@@ -587,7 +588,7 @@ def _lacking_purposes(certificate: x509.Certificate) -> list[str]:
     except x509.ExtensionNotFound:
         return []
     purposes = {
-        "server authentication": x509.ExtendedKeyUsageOID.SERVER_AUTH,
-        "client authentication": x509.ExtendedKeyUsageOID.CLIENT_AUTH,
+        "server authentication": ExtendedKeyUsageOID.SERVER_AUTH,
+        "client authentication": ExtendedKeyUsageOID.CLIENT_AUTH,
     }
     return [name for name, purpose in purposes.items() if purpose not in allowed]

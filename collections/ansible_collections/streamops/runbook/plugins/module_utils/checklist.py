@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from .alerting import expanded
 from .card import aligned
 from .errors import Refused
 from .monitoring import FIVE_METRICS, Get, query
@@ -69,13 +70,15 @@ def five_metrics(
 ) -> list[Item]:
     """Read the five metrics of the runbook beside the thresholds of their alerts.
 
-    :param alerts: rules with alert and expr, thresholds filled in.
+    :param alerts: rules with alert or record, and expr, thresholds filled in.
     :param timeout: seconds for each question.
     :raises ProbeError: Prometheus does not answer.
     """
     items = []
+    records = {rule["record"]: rule["expr"] for rule in alerts if "record" in rule}
+    reading = [(rule, expanded(rule["expr"], records)) for rule in alerts if "alert" in rule]
     for metric in FIVE_METRICS:
-        rule = next(rule for rule in alerts if metric in rule["expr"] and not rule["expr"].startswith("absent"))
+        rule = next(rule for rule, expr in reading if metric in expr and not expr.startswith("absent"))
         value_of, sign, limit_of = split_comparison(rule["expr"])
         value = _first(prometheus, value_of, timeout, get)
         limit = _first(prometheus, f"vector({limit_of})", timeout, get)
@@ -92,22 +95,29 @@ def five_metrics(
 
 
 def five_metrics_directly(
-    endpoints: Mapping[str, str], timeout: float, get: Get = http_get, special: Mapping[str, Get] | None = None
+    endpoints: Mapping[str, str],
+    brokers: Sequence[str],
+    timeout: float,
+    get: Get = http_get,
+    special: Mapping[str, Get] | None = None,
 ) -> list[Item]:
     """Read the five metrics where they arise, for a time without Prometheus: present or absent, no rates.
 
-    :param endpoints: metrics page by service: kafka, pipeline-exporter, spark-streaming, minio-bucket.
+    :param endpoints: metrics page by service: pipeline-exporter, spark-streaming, minio-bucket and each broker.
+    :param brokers: the names of the brokers among them; what they count is added up.
     :param special: how the page of a service is read that wants to be asked otherwise.
     """
-    sources = dict(
-        zip(FIVE_METRICS, ("kafka", "pipeline-exporter", "spark-streaming", "kafka", "minio-bucket"), strict=True)
-    )
+    sources = (brokers, ["pipeline-exporter"], ["spark-streaming"], brokers, ["minio-bucket"])
     items = []
-    for metric, service in sources.items():
-        status, body = (special or {}).get(service, get)(endpoints[service], timeout)
-        samples = read_metrics(body) if status == 200 else {}
-        values = [value for name, value in samples.items() if name.split("{")[0] == metric]
-        figure = f"{sum(values):.4g}" if values else (body or f"HTTP {status}" if status != 200 else "absent")
+    for metric, services in zip(FIVE_METRICS, sources, strict=True):
+        values: list[float] = []
+        silent = ""
+        for service in services:
+            status, body = (special or {}).get(service, get)(endpoints[service], timeout)
+            samples = read_metrics(body) if status == 200 else {}
+            values += [value for name, value in samples.items() if name.split("{")[0] == metric]
+            silent = silent or ("" if status == 200 else body or f"HTTP {status}")
+        figure = f"{sum(values):.4g}" if values else silent or "absent"
         items.append(Item(metric, figure, "present", "present" if values else "absent", bool(values)))
     return items
 

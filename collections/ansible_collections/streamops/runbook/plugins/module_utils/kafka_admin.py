@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -44,6 +45,19 @@ PROFILES = ("availability", "strict")
 
 #: A voter that has not fetched for this long (controller.quorum.fetch.timeout.ms) is behind.
 QUORUM_LAG_MS = 2000
+
+# Whole numbers from here on. What the broker itself would refuse comes too late: by then the run has acted. No end of
+# retention (-1) is for retention.bytes alone, where it is the default: with no end in time the disk would fill up.
+_LEAST = {
+    "retention.ms": 1,
+    "retention.bytes": -1,
+    "min.insync.replicas": 1,
+    "segment.bytes": 1_048_576,
+    "segment.ms": 1,
+    "max.message.bytes": 0,
+    "delete.retention.ms": 0,
+}
+_SWITCHES = ("unclean.leader.election.enable", "preallocate")
 
 # A smaller value of these throws data or safety away, which no run of site.yml does by itself.
 _SHRINKING = ("retention.ms", "retention.bytes", "min.insync.replicas")
@@ -175,16 +189,11 @@ def parse_topics(data: Sequence[Mapping[str, Any]]) -> list[Topic]:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise Refused(f"topic {name}.{field}", repr(value), "a whole number above 0")
             numbers[field] = value
-        configs = entry.get("configs") or {}
-        topics.append(
-            Topic(
-                name=name,
-                partitions=numbers["partitions"],
-                replication_factor=numbers["replication_factor"],
-                configs={str(key): _config_text(value) for key, value in configs.items()},
-            )
-        )
-        minimum = int(topics[-1].configs.get("min.insync.replicas", "1"))
+        given = entry.get("configs") or {}
+        configs = {str(key): _config_text(value) for key, value in given.items()}
+        _check_configs(name, configs)
+        topics.append(Topic(name, numbers["partitions"], numbers["replication_factor"], configs))
+        minimum = int(configs.get("min.insync.replicas", "1"))
         if minimum > topics[-1].replication_factor:
             raise Refused(
                 f"topic {name}.configs.min.insync.replicas",
@@ -192,6 +201,37 @@ def parse_topics(data: Sequence[Mapping[str, Any]]) -> list[Topic]:
                 f"at most the replication factor {topics[-1].replication_factor}",
             )
     return topics
+
+
+def _check_configs(topic: str, configs: Mapping[str, str]) -> None:
+    for key, value in configs.items():
+        if key in _LEAST and not (re.fullmatch(r"-?\d+", value) and int(value) >= _LEAST[key]):
+            raise Refused(f"topic {topic}.configs.{key}", repr(value), f"a whole number from {_LEAST[key]} on")
+        if key in _SWITCHES and value not in ("true", "false"):
+            raise Refused(f"topic {topic}.configs.{key}", repr(value), "true or false")
+
+
+def topic_problems(data: Sequence[Mapping[str, Any]], brokers: int) -> list[str]:
+    """Return what keeps declared topics from being made, each in a sentence; nothing where they can be.
+
+    :param data: as :func:`parse_topics` takes it.
+    :param brokers: how many there are to hold copies.
+    """
+    problems = []
+    for entry in data:
+        try:
+            (topic,) = parse_topics([entry])
+        except Refused as refusal:
+            problems.append(str(refusal))
+            continue
+        if topic.replication_factor > brokers:
+            wide = Refused(
+                f"topic {topic.name}.replication_factor",
+                str(topic.replication_factor),
+                f"at most one copy on each of {brokers} brokers",
+            )
+            problems.append(str(wide))
+    return problems
 
 
 def _config_text(value: object) -> str:

@@ -2,13 +2,15 @@
 
 A notice is one file of the spool from the moment that :meth:`Spool.enqueue` returns until a webhook took it: at
 least once, so a receiver drops a second one of the same id. Whatever is killed at whatever point leaves the file
-either pending or sent. Tokens are read at the time of sending and stand in no file, error or log of ours.
+either pending or sent. Of more than :data:`KEPT_PENDING` the least urgent and oldest are given up, and a notice says
+so. Tokens are read at the time of sending and stand in no file, error or log of ours.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import queue
 import re
@@ -18,7 +20,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -31,6 +34,12 @@ from ansible_collections.streamops.runbook.plugins.module_utils.catalog import S
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import ProbeError, Refused, RunbookError
 
 KEPT_SENT = 500
+# A contact that nobody fills in may not fill the disk: beyond so many that wait, half of them are given up.
+KEPT_PENDING = 200
+# What was no emergency is no news any more after so long.
+STALE_SECONDS = {"P3": 7 * 86400.0, "P4": 7 * 86400.0}
+GIVEN_UP = "given up"
+_MOST_LINES = 20
 FIRST_RETRY_SECONDS = 30.0
 LONGEST_RETRY_SECONDS = 3600.0
 # A writer that was killed before its rename leaves a file that nobody was told of.
@@ -106,6 +115,29 @@ def make_notice(
     )
 
 
+def _created(notice: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(str(notice["created_at"])).timestamp()
+
+
+def _summary(given_up: Sequence[Mapping[str, Any]]) -> Notice:
+    """Return the notice of notices that were given up; what an earlier one of its kind told is told on."""
+    counted = Counter(str(notice["severity"]) for notice in given_up)
+    moments = sorted(str(notice["created_at"]) for notice in given_up)
+    counts = ", ".join(f"{severity} {number}" for severity, number in sorted(counted.items()))
+    lines = [f"{moments[0]} to {moments[-1]}: {counts}; state/runs has the records of these runs"]
+    for notice in reversed(given_up):
+        lines += str(notice["text"]).splitlines() if notice["status"] == GIVEN_UP else []
+    return make_notice(
+        severity=min(counted),
+        procedure="notify",
+        run="",
+        status=GIVEN_UP,
+        title=f"{len(given_up)} notices could not be delivered and were given up",
+        text="\n".join(lines[:_MOST_LINES]),
+        runbook_url="",
+    )
+
+
 class Spool:
     """The folder: pending notices as ``<id>.json``, those that were sent in ``sent/``.
 
@@ -138,7 +170,10 @@ class Spool:
 
     def pending(self) -> list[str]:
         """Ids of the notices that no webhook took yet, oldest first."""
-        return [path.stem for path in sorted(self._folder.glob("[!.]*.json"))]
+        return [path.stem for path in self._paths()]
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob("[!.]*.json"))
 
     def deliver(
         self, targets: Mapping[str, Target], *, post: Post | None = None, timeout: float = 2.0, total: float = 5.0
@@ -165,7 +200,7 @@ class Spool:
         return done
 
     def _round(self, targets: Mapping[str, Target], post: Post, timeout: float, end: float, done: Delivery) -> None:
-        for path in sorted(self._folder.glob("[!.]*.json")):
+        for path in self._paths():
             left = end - self._monotonic()
             if left <= 0:
                 done.errors.append("the time of this round is over")
@@ -187,7 +222,28 @@ class Spool:
             # A kill right here sends it once more, with the same id.
             path.replace(self._folder / "sent" / path.name)
             done.sent.append(path.stem)
+        self._give_up(done)
         self._tidy()
+
+    def _give_up(self, done: Delivery) -> None:
+        """Give up what is stale and, beyond the limit, the least urgent and oldest, of which one notice then tells."""
+        waiting = [(path, entry["notice"]) for path in self._paths() if (entry := self._read(path, done)) is not None]
+        stale = [
+            (path, notice)
+            for path, notice in waiting
+            if self._clock() - _created(notice) > STALE_SECONDS.get(notice["severity"], math.inf)
+        ]
+        over = [one for one in waiting if one not in stale]
+        # By id, so by age, within a severity.
+        over.sort(key=lambda one: str(one[1]["severity"]), reverse=True)
+        over = over[: len(over) - KEPT_PENDING // 2] if len(over) > KEPT_PENDING else []
+        if over:
+            # Before they go: whatever is killed in between tells twice and keeps nothing back.
+            self.enqueue(_summary([notice for _, notice in over]))
+        for path, _ in stale + over:
+            path.unlink()
+        if stale or over:
+            done.errors.append(f"{len(stale + over)} notices waited for too long and were given up")
 
     def _failed(self, path: Path, entry: dict[str, Any], error: str, done: Delivery) -> None:
         attempts = int(entry["attempts"]) + 1
@@ -199,8 +255,11 @@ class Spool:
     def _read(path: Path, done: Delivery) -> dict[str, Any] | None:
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
+            notice = Notice(**entry["notice"])
+            if notice.severity not in SEVERITIES or _created(entry["notice"]) <= 0:
+                raise ValueError(path.name)
             return {
-                "notice": dict(entry["notice"], severity=str(entry["notice"]["severity"])),
+                "notice": asdict(notice),
                 "attempts": int(entry["attempts"]),
                 "next_try": float(entry["next_try"]),
                 "last_error": str(entry["last_error"]),

@@ -15,6 +15,8 @@ from prometheus_client import CollectorRegistry, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from .catalog import Procedure
+
 FILE = "runs.prom"
 
 Samples = dict[str, dict[tuple[str, ...], float]]
@@ -41,13 +43,13 @@ _NO_VERDICT = ("refused", "locked")
 _SCHEDULES = ("cron", "awx")
 
 
-def record(folder: Path, finished: Mapping[str, Any], ended_at: float, period_seconds: float | None) -> None:
+def record(folder: Path, finished: Mapping[str, Any], procedure: Procedure, ended_at: float) -> None:
     """Add a finished run to the text file.
 
     :param folder: where the file stands; it is made, readable by the exporter.
-    :param finished: the run's record: procedure, status, seconds, trigger.
+    :param finished: the run's record: status, failures, seconds, trigger.
+    :param procedure: of the run.
     :param ended_at: Unix time.
-    :param period_seconds: of the procedure's schedule, None without one.
     :raises OSError: when the folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -55,7 +57,7 @@ def record(folder: Path, finished: Mapping[str, Any], ended_at: float, period_se
         fcntl.flock(lock, fcntl.LOCK_EX)
         path = folder / FILE
         samples = read(path)
-        _add(samples, finished, ended_at, period_seconds)
+        _add(samples, finished, procedure, ended_at)
         registry = CollectorRegistry()
         registry.register(_Collector(samples))
         # By atomic rename: a scrape sees the old figures or the new ones.
@@ -78,22 +80,32 @@ def read(path: Path) -> Samples:
     return samples
 
 
-def _add(samples: Samples, finished: Mapping[str, Any], ended_at: float, period_seconds: float | None) -> None:
-    procedure, status = str(finished["procedure"]), str(finished["status"])
+def shown_status(finished: Mapping[str, Any], procedure: Procedure) -> str:
+    """Return the status that the figures show: the record's own, but for a check that found something bad.
+
+    Such a run did what it is for, and what it found has alerts of its own: ``unhealthy``.
+    """
+    verdicts = [failure.get("refusal", False) for failure in finished.get("failures", [])]
+    found = procedure.risk == "read-only" and finished["status"] == "failed" and bool(verdicts) and all(verdicts)
+    return "unhealthy" if found else str(finished["status"])
+
+
+def _add(samples: Samples, finished: Mapping[str, Any], procedure: Procedure, ended_at: float) -> None:
+    name, status, period_seconds = procedure.name, shown_status(finished, procedure), procedure.period_seconds()
     runs = samples[_RUNS]
-    runs[procedure, status] = runs.get((procedure, status), 0.0) + 1
+    runs[name, status] = runs.get((name, status), 0.0) + 1
     if status in _NO_VERDICT:
         return
-    samples[_STATUS] = {key: value for key, value in samples[_STATUS].items() if key[0] != procedure}
-    samples[_STATUS][procedure, status] = 1.0
-    samples[_LAST][(procedure,)] = ended_at
-    samples[_SECONDS][(procedure,)] = float(finished.get("seconds", 0.0))
+    samples[_STATUS] = {key: value for key, value in samples[_STATUS].items() if key[0] != name}
+    samples[_STATUS][name, status] = 1.0
+    samples[_LAST][(name,)] = ended_at
+    samples[_SECONDS][(name,)] = float(finished.get("seconds", 0.0))
     if status == "completed":
-        samples[_SUCCESS][(procedure,)] = ended_at
+        samples[_SUCCESS][(name,)] = ended_at
     # Only what a schedule has run before is missed when it does not run again.
     if finished.get("trigger") in _SCHEDULES and period_seconds is not None:
-        samples[_SCHEDULED][(procedure,)] = ended_at
-        samples[_PERIOD][(procedure,)] = period_seconds
+        samples[_SCHEDULED][(name,)] = ended_at
+        samples[_PERIOD][(name,)] = period_seconds
 
 
 class _Collector:

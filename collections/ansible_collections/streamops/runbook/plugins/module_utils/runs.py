@@ -63,19 +63,30 @@ def process_start(pid: int) -> float | None:
     return None if fields[0] == "Z" else float(fields[19])
 
 
-def write_json(path: Path, document: Mapping[str, Any], *, durable: bool = False) -> None:
+def write_json(path: Path, document: Mapping[str, Any], *, new: bool = False, durable: bool = False) -> bool:
     """Write ``document`` whole or not at all, readable by the owner alone.
 
+    :param new: leave a file alone that is there already, be it since this very moment.
     :param durable: a loss of power right afterwards leaves the new content or the old, never an empty file.
+    :returns: whether it was written.
     """
-    spare = path.with_name(f".{path.name}.{os.getpid()}")
+    spare = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
         json.dump(document, stream, indent=2, default=str)
         stream.write("\n")
         if durable:
             stream.flush()
             os.fsync(stream.fileno())
-    spare.replace(path)
+    if not new:
+        spare.replace(path)
+        return True
+    try:
+        path.hardlink_to(spare)
+    except FileExistsError:
+        return False
+    finally:
+        spare.unlink()
+    return True
 
 
 def without_secrets(parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,9 +287,6 @@ class Run:
 
         :returns: the record as it stands in the file.
         """
-        if self.finished_path.exists():
-            done: dict[str, Any] = json.loads(self.finished_path.read_text(encoding="utf-8"))
-            return done
         document = {
             **self.started,
             **self.data,
@@ -289,8 +297,21 @@ class Run:
         }
         if not self.folder.is_dir():
             return document
-        write_json(self.finished_path, document)
+        if not write_json(self.finished_path, document, new=True):
+            done: dict[str, Any] = json.loads(self.finished_path.read_text(encoding="utf-8"))
+            return done
         self.progress_path.unlink(missing_ok=True)
+        return document
+
+    def add(self, record: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+        """Note in the finished file what came to pass after it was written.
+
+        :param record: the record as :meth:`finish` returned it.
+        :returns: the record with that.
+        """
+        document = {**record, **more}
+        if more and self.finished_path.exists():
+            write_json(self.finished_path, document)
         return document
 
 
@@ -366,19 +387,23 @@ def close_interrupted(folder: Path) -> list[dict[str, Any]]:
             "planned": next((entry["plan"] for entry in reversed(journal) if "plan" in entry), []),
             "done": [entry["did"] for entry in journal if "did" in entry],
         }
-        write_json(
-            finished,
-            {
-                **started,
-                "status": "interrupted",
-                "exit_code": None,
-                "left": left,
-                "finished_at": now_text(),
-            },
-        )
-        (folder / f"{run_id}.progress").unlink(missing_ok=True)
-        found.append(left)
+        document = {
+            **started,
+            "status": "interrupted",
+            "exit_code": None,
+            "left": left,
+            "finished_at": now_text(),
+        }
+        # Runs with different locks may come by at the same moment: one of them closes it.
+        if write_json(finished, document, new=True):
+            (folder / f"{run_id}.progress").unlink(missing_ok=True)
+            found.append(left)
     return found
+
+
+def is_over(folder: Path, run_id: str) -> bool:
+    """Tell whether a run of this deployment has come to its end, and its record been closed."""
+    return (folder / f"{run_id}.finished.json").exists()
 
 
 def last_completed(folder: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ import secrets
 import shutil
 import stat
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,8 @@ from typing import Any
 import psutil
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.private import refuse_open_secrets
+from ansible_collections.streamops.runbook.plugins.module_utils.processes import Process
+from ansible_collections.streamops.runbook.plugins.module_utils.runtime import run_folder
 
 MARKER = ".streamops-sandbox"
 # One for the machine on purpose: a TMPDIR of a session's own would hide other sandboxes from it.
@@ -32,14 +34,6 @@ REGISTRY = Path("/tmp/streamops-nets.json")  # noqa: S108
 _BEFORE_THE_MARKER = frozenset({"state"})
 _ALPHABET = string.ascii_letters + string.digits
 _SECRET_LENGTH = 40
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that uses a sandbox; ``command`` is its command line, shortened."""
-
-    pid: int
-    command: str
 
 
 @dataclass(frozen=True)
@@ -78,13 +72,17 @@ class NetRegistry:
 
         Reservations of roots that are gone are dropped on the way.
 
-        :param net: three octets, ``127.0.77``.
+        :param net: three octets, ``127.0.77``; empty reserves nothing.
         :param claim: makes the root with its marker; called under the lock, since a reservation
             whose root has no marker is one that anybody may drop.
         :param plan_only: call and write nothing.
         :returns: whether the registry changed, or would.
         :raises Refused: another living sandbox holds the net; it is named, and a free net with it.
         """
+        if not net:
+            if not plan_only:
+                claim()
+            return False
         with self._locked(plan_only=plan_only) as (before, write):
             entries = {held: owner for held, owner in before.items() if _alive(Path(owner), held)}
             holder = entries.get(net)
@@ -191,7 +189,7 @@ def read_marker(root: Path) -> dict[str, str]:
 def check_net(net: str) -> None:
     """Refuse what is neither three octets of 127/8 (or of the nets of containers) nor free of the machine's own use."""
     octets = net.split(".")
-    if (
+    if net and (
         not re.fullmatch(r"(127\.\d{1,3}|172\.29)\.\d{1,3}", net)
         or any(int(octet) > 255 or octet != str(int(octet)) for octet in octets)
         or net in {"127.0.0", "127.0.1"}
@@ -205,7 +203,11 @@ def check_net(net: str) -> None:
 
 
 class Sandbox:
-    """One root folder; :param processes: lists the processes that use a folder."""
+    """One root folder.
+
+    :param processes: lists the processes that use a folder.
+    :param outside: names what the runtime keeps elsewhere for the root of a host.
+    """
 
     def __init__(
         self,
@@ -213,8 +215,10 @@ class Sandbox:
         *,
         registry: NetRegistry | None = None,
         processes: Callable[[Path], list[Process]] | None = None,
+        outside: Callable[[Path], Path] = run_folder,
     ) -> None:
         self._root = root
+        self._outside = outside
         self._registry = registry or NetRegistry()
         self._processes = processes or processes_using
 
@@ -226,12 +230,11 @@ class Sandbox:
         :raises Refused: the folder is not ours, belongs to another cluster id, is a link, or its
             net is held by another sandbox or can't change because services run.
         """
-        if net:
-            check_net(net)
+        check_net(net)
         marker = self._own_marker()
         did: list[str] = []
         if marker is None:
-            self._check_unclaimed()
+            self.refuse_claimed()
         else:
             if marker["cluster_id"] != cluster_id:
                 raise Refused(
@@ -259,10 +262,7 @@ class Sandbox:
             if marker != wanted:
                 write_private(self._root / MARKER, json.dumps(wanted, indent=1) + "\n")
 
-        if not net:
-            if not plan_only:
-                claim()
-        elif self._registry.reserve(net, self._root, claim, plan_only=plan_only):
+        if self._registry.reserve(net, self._root, claim, plan_only=plan_only):
             did.append(f"reserve {net}")
         return Presence(changed=bool(did), did=did)
 
@@ -298,12 +298,7 @@ class Sandbox:
         if refusal is not None and not plan_only:
             raise refusal
         if not plan_only:
-            for name in entries:
-                _remove(self._root / name)
-            self._registry.release(self._root)
-            (self._root / MARKER).unlink()
-            if not self._names():
-                self._root.rmdir()
+            self._remove_all(entries)
         return Removal(
             changed=refusal is None,
             cluster_id=marker["cluster_id"],
@@ -311,6 +306,17 @@ class Sandbox:
             running=running,
             refusal="" if refusal is None else str(refusal),
         )
+
+    def _remove_all(self, names: Collection[str]) -> None:
+        for host in self._root.glob("hosts/*") if "hosts" in names else ():
+            if not host.is_symlink():
+                _remove_own(self._outside(host))
+        for name in names:
+            _remove(self._root / name)
+        self._registry.release(self._root)
+        (self._root / MARKER).unlink()
+        if not self._names():
+            self._root.rmdir()
 
     def _why_not_absent(self, marker: Mapping[str, str], cluster_id: str, running: list[Process]) -> Refused | None:
         if marker["cluster_id"] != cluster_id:
@@ -354,7 +360,11 @@ class Sandbox:
         except FileNotFoundError:
             return None
 
-    def _check_unclaimed(self) -> None:
+    def refuse_claimed(self) -> None:
+        """Refuse a folder without a marker that holds something: it is somebody else's.
+
+        :raises Refused: naming what it holds.
+        """
         if self._root.is_dir() and (foreign := self._names() - _BEFORE_THE_MARKER):
             raise Refused(
                 f"root {self._root}",
@@ -458,12 +468,11 @@ def processes_using(folder: Path) -> list[Process]:
             continue
         try:
             with process.oneshot():
-                command = process.cmdline()
-                places = [f"{process.cwd()}/", process.exe(), *command]
+                places = [f"{process.cwd()}/", process.exe(), *process.cmdline()]
                 if any(prefix in place for place in places) or any(
                     opened.path.startswith(prefix) for opened in process.open_files()
                 ):
-                    using.append(Process(process.pid, " ".join(command)[:120]))
+                    using.append(Process.of(process))
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             # Gone, or of a user who can't see into a folder of mode 0700 either.
             continue
@@ -471,7 +480,7 @@ def processes_using(folder: Path) -> list[Process]:
 
 
 def _some(running: Sequence[Process]) -> str:
-    shown = ", ".join(f"process {process.pid} ({process.command[:60]})" for process in running[:3])
+    shown = ", ".join(map(str, running[:3]))
     rest = f" and {len(running) - 3} more" if len(running) > 3 else ""
     return f"{shown}{rest}"
 
@@ -493,6 +502,14 @@ def _bytes_under(path: Path) -> int:
             with suppress(FileNotFoundError):
                 total += Path(folder, name).lstat().st_size
     return total
+
+
+def _remove_own(folder: Path) -> None:
+    """Remove a folder that stands where everybody may write, if it is one and ours."""
+    with suppress(FileNotFoundError):
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            shutil.rmtree(folder)
 
 
 def _remove(path: Path) -> None:

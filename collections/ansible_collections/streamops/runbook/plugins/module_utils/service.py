@@ -48,7 +48,8 @@ class ServiceInfo(TypedDict):
     ``state`` is running | starting | suspended | stopped | exited | fatal | backoff | absent |
     unknown; ``healthy`` is left null for the probes; ``started_at`` is RFC 3339 in UTC;
     ``memory_bytes`` is the resident set of the process and its children; ``exit_code`` is that
-    of the last end, negative for a signal. ``digest_running`` is read from the process itself.
+    of the last end, negative for a signal. ``digest_running`` is read from the process itself,
+    ``identity`` from the data on the disk: whose they are, null where they do not say.
     """
 
     service: str
@@ -64,6 +65,7 @@ class ServiceInfo(TypedDict):
     digest_running: str | None
     restart_needed: bool
     reload_needed: bool
+    identity: str | None
 
 
 class DiffEntry(TypedDict):
@@ -101,6 +103,14 @@ class Init:
 
     command: tuple[str, ...]
     creates: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """Where the service's data say whose they are: a file with a line ``key=value``."""
+
+    path: str
+    key: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +175,7 @@ class ServiceDefinition:
     memory_limit: str | None
     validate: tuple[tuple[str, ...], ...] = ()
     reload_signal: str | None = None
+    identity: Identity | None = None
     user: str | None = None
     image: str | None = None
     network: str | None = None
@@ -184,7 +195,7 @@ class ServiceDefinition:
         and the folders are left out: a change there is deployed without asking for a restart.
         """
         body = dataclasses.asdict(self)
-        for field in ("directories", "validate", "reload_signal"):
+        for field in ("directories", "validate", "reload_signal", "identity"):
             del body[field]
         for field in ("user", "image", "network", "volumes", "mounts"):
             # As below: what a runtime does not use may not ask for a restart.
@@ -364,6 +375,16 @@ def _read_init(read: _Reader) -> Init | None:
     )
 
 
+def _read_identity(read: _Reader) -> Identity | None:
+    if read.value("identity", None) is None:
+        return None
+    part = _Reader(f"{read.where}.identity", read.data["identity"], ("path", "key"))
+    return Identity(
+        path=part.text("path", "a path below the host's root", _relative),
+        key=part.text("key", "the name before the equals sign", bool),
+    )
+
+
 def _read_validate(read: _Reader) -> tuple[tuple[str, ...], ...]:
     commands = []
     for index, value in enumerate(read.items("validate")):
@@ -425,6 +446,7 @@ def parse_definition(data: object) -> ServiceDefinition:
         memory_limit=_read_optional(read, "memory_limit", "a size like 768m or 2g", MEMORY),
         validate=_read_validate(read),
         reload_signal=_read_reload_signal(read),
+        identity=_read_identity(read),
         user=_read_optional(read, "user", "a system account", USER),
         image=_read_optional(read, "image", "an image's name and tag", IMAGE),
         network=_read_optional(read, "network", "a network's name", HOST),
@@ -469,6 +491,22 @@ def stored_definition(ref: ServiceRef) -> dict[str, Any] | None:
     if not isinstance(body, dict) or not isinstance(body.get("digest"), str):
         raise ServiceError(str(path), "no digest", "the deployed definition", "deploy the service again")
     return body
+
+
+def stored_identity(ref: ServiceRef, stored: Mapping[str, Any]) -> str | None:
+    """Whose the service's data say that they are; None where there are none, or they do not say.
+
+    :param stored: the deployed definition.
+    """
+    place = stored.get("identity")
+    if place is None:
+        return None
+    try:
+        lines = (Path(ref.root) / place["path"]).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    found = (line.partition("=") for line in lines)
+    return next((value.strip() for key, _, value in found if key.strip() == place["key"]), None)
 
 
 def init_needed(definition: ServiceDefinition) -> bool:

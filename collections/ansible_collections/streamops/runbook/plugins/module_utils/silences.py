@@ -1,4 +1,4 @@
-"""Silences in Alertmanager (API v2) for what a run itself will cause; each has an end.
+"""Silences in Alertmanager (API v2) for what a run itself will cause; none outlives its run.
 
 Monitoring that is down keeps no run from its work: then there is nothing to silence, and the outcome says so.
 """
@@ -6,10 +6,12 @@ Monitoring that is down keeps no run from its work: then there is nothing to sil
 from __future__ import annotations
 
 import json
+import re
 import ssl
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,8 +23,13 @@ from ansible_collections.streamops.runbook.plugins.module_utils.notices import r
 AUTHOR = "runbook"
 TIMEOUT_SECONDS = 3.0
 _LIVE = ("active", "pending")
+# The run's id stands in the comment, by which its silences are found again.
+_COMMENT = re.compile(r"run (\S+): .*", re.DOTALL)
+_RETRY_SECONDS = 0.5
 # Alertmanager says with it that the request itself is wrong, which no waiting heals.
 _BAD_REQUEST = 400
+
+Matcher = dict[str, Any]
 
 
 class Request(Protocol):
@@ -63,85 +70,124 @@ def asking(files: tls.Files | None) -> Request:
 
 
 class Silencer:
-    """The silences of one run.
+    """The runbook's silences in one Alertmanager.
 
     :param url: of Alertmanager, such as http://127.0.77.41:9093.
-    :param run: the run's id; it stands in the comment, by which the silence is found again.
+    :param timeout: seconds for one request.
     """
 
     def __init__(
         self,
         url: str,
-        run: str,
         *,
         ask: Request = _ask,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         timeout: float = TIMEOUT_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._api = url.rstrip("/") + "/api/v2"
-        if not run.strip():
-            raise Refused("run of the silence", "nothing", "the id of the run that causes the alerts")
-        self._prefix = f"run {run}: "
         self._ask = ask
         self._now = now
         self._timeout = timeout
+        self._clock = clock
+        self._sleep = sleep
 
-    def present(self, components: Sequence[str], comment: str, seconds: int, *, plan_only: bool = False) -> Outcome:
+    def present(
+        self,
+        run: str,
+        components: Sequence[str],
+        comment: str,
+        ends_at: datetime,
+        *,
+        patience: float = 0.0,
+        plan_only: bool = False,
+    ) -> Outcome:
         """Silence the alerts of these components that do not fire yet, unless this run has done so; never the watchdog.
 
-        :param seconds: until the end.
-        :raises Refused: for components or a length that make no sense.
+        :param run: id of the run that causes them.
+        :param ends_at: when the silence ends by itself, whatever becomes of the run.
+        :param patience: seconds within which an Alertmanager that can't be asked is asked again.
+        :raises Refused: for a run, components or an end that make no sense.
         :raises ProbeError: when Alertmanager calls the silence itself wrong.
         """
+        start = self._now()
+        if not run.strip():
+            raise Refused("run of the silence", "nothing", "the id of the run that causes the alerts")
         unknown = sorted(set(components) - set(COMPONENTS))
         if unknown or not components:
             raise Refused("components of the silence", ", ".join(unknown) or "none", ", ".join(COMPONENTS))
-        if seconds < 1:
-            raise Refused("seconds of the silence", str(seconds), "a second or more")
-        start = self._now()
-        matcher = {"name": "component", "value": "|".join(sorted(set(components))), "isRegex": True, "isEqual": True}
-        silence: dict[str, Any] = {
-            "comment": self._prefix + comment,
+        if ends_at <= start:
+            raise Refused("end of the silence", ends_at.isoformat(), "a time to come")
+        component = _matcher("component", components)
+        silence = {
+            "comment": f"run {run}: {comment}",
             "createdBy": AUTHOR,
             "startsAt": start.isoformat(),
-            "endsAt": (start + timedelta(seconds=seconds)).isoformat(),
+            "endsAt": ends_at.isoformat(),
         }
 
         def work() -> Outcome:
-            for found in self._own():
-                if found["comment"] == silence["comment"] and _has(found["matchers"], matcher):
-                    return Outcome(False, [found["id"]], found["endsAt"])
+            found = [
+                one for one in self._live() if one["comment"] == silence["comment"] and _has(one["matchers"], component)
+            ]
+            if found:
+                return Outcome(False, [str(one["id"]) for one in found], found[0]["endsAt"])
             if plan_only:
                 return Outcome(True, ends_at=silence["endsAt"])
-            spared = {"name": "alertname", "value": "|".join(self._told()), "isRegex": True, "isEqual": False}
-            answer = self._json("POST", "/silences", {**silence, "matchers": [matcher, spared]})
-            return Outcome(True, [str(answer["silenceID"])], silence["endsAt"])
+            ids = [
+                str(self._json("POST", "/silences", {**silence, "matchers": [component, *scope]})["silenceID"])
+                for scope in self._quiet()
+            ]
+            return Outcome(True, ids, silence["endsAt"])
 
-        return self._or_skipped(work)
+        end = self._clock() + patience
+        while (outcome := self._or_skipped(work)).skipped_reason and self._clock() < end:
+            self._sleep(_RETRY_SECONDS)
+        return outcome
 
-    def absent(self, *, plan_only: bool = False) -> Outcome:
-        """End every silence of this run that is active or about to be."""
+    def absent(self, over: Callable[[str], bool]) -> Outcome:
+        """End every silence whose run is over.
+
+        :param over: whether the run of that id has come to its end, by itself or by a kill.
+        """
 
         def work() -> Outcome:
-            ids = [str(found["id"]) for found in self._own()]
-            for one in ids if not plan_only else ():
+            owners = {str(found["id"]): _COMMENT.fullmatch(found["comment"]) for found in self._live()}
+            ids = [one for one, owner in owners.items() if owner and over(owner.group(1))]
+            for one in ids:
                 self._ask("DELETE", f"{self._api}/silence/{one}", timeout=self._timeout)
             return Outcome(bool(ids), ids)
 
         return self._or_skipped(work)
 
-    def _told(self) -> list[str]:
-        """The watchdog, and what fires already: whoever was told of it must hear that it is over, too."""
-        firing = {found["labels"]["alertname"] for found in self._json("GET", "/alerts?active=true&silenced=false")}
-        return sorted(firing | {WATCHDOG})
+    def _quiet(self) -> list[list[Matcher]]:
+        """Return the matchers, silence by silence, of all that does not fire; the watchdog is in none of them.
 
-    def _own(self) -> list[dict[str, Any]]:
+        Whoever was told of an alert must hear that it is over, too. What fires on one host is silenced on the others:
+        the matchers of a silence all hold at once, so each of these exceptions takes a silence of its own.
+        """
+        firing: dict[str, dict[str, set[str]]] = {WATCHDOG: {}}
+        for found in self._json("GET", "/alerts?active=true&silenced=false"):
+            labels = found["labels"]
+            hosts = firing.setdefault(labels["alertname"], {})
+            if "host" in labels:
+                hosts.setdefault(labels["host"], set()).add(labels.get("service", ""))
+        scopes = [[_matcher("alertname", firing, equal=False)]]
+        for name, hosts in firing.items():
+            if hosts:
+                scopes.append([_matcher("alertname", [name]), _matcher("host", hosts, equal=False)])
+            scopes += [
+                [_matcher("alertname", [name]), _matcher("host", [host]), _matcher("service", services, equal=False)]
+                for host, services in hosts.items()
+            ]
+        return scopes
+
+    def _live(self) -> list[dict[str, Any]]:
         return [
             found
             for found in self._json("GET", "/silences")
-            if found["createdBy"] == AUTHOR
-            and found["comment"].startswith(self._prefix)
-            and found["status"]["state"] in _LIVE
+            if found["createdBy"] == AUTHOR and found["status"]["state"] in _LIVE
         ]
 
     def _json(self, method: str, path: str, document: Any = None) -> Any:
@@ -161,6 +207,12 @@ class Silencer:
             return Outcome(False, skipped_reason=f"Alertmanager: an answer that is none of its own ({error!r})")
 
 
-def _has(found: Sequence[dict[str, Any]], wanted: dict[str, Any]) -> bool:
+def _matcher(label: str, values: Iterable[str], *, equal: bool = True) -> Matcher:
+    # A hyphen outside of brackets means nothing else, and people read this.
+    escaped = [re.escape(value).replace(r"\-", "-") for value in sorted(set(values))]
+    return {"name": label, "value": "|".join(escaped), "isRegex": True, "isEqual": equal}
+
+
+def _has(found: Sequence[Matcher], wanted: Matcher) -> bool:
     # isEqual came later than the rest; an answer without it means equal.
     return any({"isEqual": True, **one} == wanted for one in found)

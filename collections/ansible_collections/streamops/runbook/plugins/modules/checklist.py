@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
 """Translate parameters and errors for module_utils/checklist.py, which holds the logic."""
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ options:
   list: {description: Which checklist., type: str, choices: [metrics, panels], required: true}
   prometheus: {description: Address of Prometheus., type: str, required: true}
   endpoints: {description: "Metrics page by service, for a time without Prometheus.", type: dict, required: true}
+  brokers: {description: Names of the brokers among the endpoints., type: list, elements: str, required: true}
   alerts: {description: Alert rules with their thresholds filled in., type: list, elements: dict, default: []}
   panels: {description: Panels of config/grafana/panels.yml., type: list, elements: dict, default: []}
   timeout: {description: Seconds for each question., type: float, default: 4.0}
@@ -50,6 +52,7 @@ EXAMPLES = """
     list: metrics
     prometheus: http://127.0.77.61:9090
     endpoints: "{{ pipeline_endpoints.metrics }}"
+    brokers: [kafka-1, kafka-2, kafka-3]
     alerts: "{{ rules }}"
 """
 
@@ -74,7 +77,8 @@ def _read(given: dict[str, Any]) -> tuple[list[checklist.Item], str]:
             login["service"]: partial(http_get, files=given["tls"], authorization=authorization_of(login))
             for login in given["logins"]
         }
-        return checklist.five_metrics_directly(given["endpoints"], given["timeout"], get, special), str(error)
+        items = checklist.five_metrics_directly(given["endpoints"], given["brokers"], given["timeout"], get, special)
+        return items, str(error)
 
 
 def main() -> None:
@@ -83,6 +87,7 @@ def main() -> None:
             "list": {"type": "str", "choices": ["metrics", "panels"], "required": True},
             "prometheus": {"type": "str", "required": True},
             "endpoints": {"type": "dict", "required": True},
+            "brokers": {"type": "list", "elements": "str", "required": True},
             "alerts": {"type": "list", "elements": "dict", "default": []},
             "panels": {"type": "list", "elements": "dict", "default": []},
             "timeout": {"type": "float", "default": 4.0},

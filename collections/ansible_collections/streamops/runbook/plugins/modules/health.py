@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
 """Read the health of the whole stack and, where an intent is given, plan."""
 
 from __future__ import annotations

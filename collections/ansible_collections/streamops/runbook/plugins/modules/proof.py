@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
 """Prove that the stack is healthy and that data flows through it."""
 
 from __future__ import annotations

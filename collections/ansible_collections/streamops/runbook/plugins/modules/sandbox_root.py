@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
 """Translate parameters and errors for module_utils/sandbox.py, which holds the logic."""
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ entries:
   returned: success
   type: dict
 running:
-  description: Processes that use the root, with C(pid) and C(command); C(absent) only.
+  description: Processes that use the root, with C(pid), C(program) and C(user); C(absent) only.
   returned: success
   type: list
   elements: dict

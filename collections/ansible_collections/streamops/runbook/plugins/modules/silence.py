@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
 """Translate parameters and errors for module_utils/silences.py, which holds the logic."""
 
 from __future__ import annotations
@@ -7,14 +8,10 @@ DOCUMENTATION = r"""
 module: silence
 short_description: Silence the alerts that a run will cause, with an end
 description:
-  - Creates or ends silences of one run in Alertmanager. The watchdog is never silenced.
+  - Silences the alerts of components in Alertmanager, but for those that fire already. The watchdog is never silenced.
+  - The end of the run ends its silences (the callback C(record)); one that was killed leaves that to the next run.
   - An Alertmanager that does not answer is no error; C(skipped_reason) says so and nothing changed.
 options:
-  state:
-    description: Whether the run's silence is there.
-    type: str
-    choices: [present, absent]
-    default: present
   url:
     description: Address of Alertmanager.
     type: str
@@ -24,19 +21,23 @@ options:
     type: str
     required: true
   components:
-    description: Whose alerts are silenced; needed with C(state=present).
+    description: Whose alerts are silenced.
     type: list
     elements: str
     choices: [kafka, minio, spark-streaming, producer, monitoring, runbook]
-    default: []
+    required: true
   comment:
     description: Why.
     type: str
     default: planned work
-  seconds:
-    description: Seconds until the silence ends by itself, whatever becomes of the run.
-    type: int
-    default: 900
+  until:
+    description: RFC 3339; when the silence ends by itself, whatever becomes of the run.
+    type: str
+    required: true
+  patience:
+    description: Seconds within which an Alertmanager that can't be asked is asked again.
+    type: float
+    default: 0
   timeout:
     description: Seconds for one request.
     type: float
@@ -74,17 +75,17 @@ EXAMPLES = r"""
     url: "{{ alertmanager_url }}"
     run: "{{ lookup('ansible.builtin.env', 'RUNBOOK_RUN_ID') }}"
     components: [kafka, spark-streaming]
-    seconds: 900
+    until: "{{ lookup('ansible.builtin.env', 'RUNBOOK_DEADLINE') }}"
 """
 
 RETURN = r"""
 ids:
-  description: The silences that hold, or that were ended.
+  description: The silences that hold.
   returned: success
   type: list
   elements: str
 ends_at:
-  description: When the silence ends, RFC 3339; empty with C(state=absent).
+  description: When the silence ends, RFC 3339.
   returned: success
   type: str
 skipped_reason:
@@ -96,6 +97,7 @@ skipped_reason:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.streamops.runbook.plugins.module_utils import tls
 from ansible_collections.streamops.runbook.plugins.module_utils.alerting import COMPONENTS
+from ansible_collections.streamops.runbook.plugins.module_utils.catalog import parse_timestamp
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.silences import Silencer, asking
 
@@ -104,12 +106,12 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "url": {"type": "str", "required": True},
             "run": {"type": "str", "required": True},
-            "components": {"type": "list", "elements": "str", "choices": list(COMPONENTS), "default": []},
+            "components": {"type": "list", "elements": "str", "choices": list(COMPONENTS), "required": True},
             "comment": {"type": "str", "default": "planned work"},
-            "seconds": {"type": "int", "default": 900},
+            "until": {"type": "str", "required": True},
+            "patience": {"type": "float", "default": 0},
             "timeout": {"type": "float", "default": 3},
             "tls": tls.ARGUMENTS,
         },
@@ -117,23 +119,34 @@ def main() -> None:
     )
     parameters = module.params
     try:
-        silencer = Silencer(
-            parameters["url"], parameters["run"], ask=asking(parameters["tls"]), timeout=parameters["timeout"]
+        until = parse_timestamp(parameters["until"])
+        if until is None:
+            raise Refused("end of the silence", repr(parameters["until"]), "an RFC 3339 time with its zone")
+        outcome = Silencer(parameters["url"], ask=asking(parameters["tls"]), timeout=parameters["timeout"]).present(
+            parameters["run"],
+            parameters["components"],
+            parameters["comment"],
+            until,
+            patience=parameters["patience"],
+            plan_only=module.check_mode,
         )
-        if parameters["state"] == "absent":
-            outcome = silencer.absent(plan_only=module.check_mode)
-        else:
-            outcome = silencer.present(
-                parameters["components"],
-                parameters["comment"],
-                parameters["seconds"],
-                plan_only=module.check_mode,
-            )
     except RunbookError as error:
         module.fail_json(msg=str(error), error=type(error).__name__, refused=isinstance(error, Refused))
         return
+    named = ", ".join(parameters["components"])
     module.exit_json(
-        changed=outcome.changed, ids=outcome.ids, ends_at=outcome.ends_at, skipped_reason=outcome.skipped_reason
+        changed=outcome.changed,
+        did=[f"silence the alerts of {named} until {outcome.ends_at} at the latest"] if outcome.changed else [],
+        ids=outcome.ids,
+        ends_at=outcome.ends_at,
+        skipped_reason=outcome.skipped_reason,
+        runbook={
+            "silence": {
+                "components": parameters["components"],
+                "ends_at": outcome.ends_at,
+                "skipped_reason": outcome.skipped_reason,
+            }
+        },
     )
 
 

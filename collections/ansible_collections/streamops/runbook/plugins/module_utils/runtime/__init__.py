@@ -6,6 +6,9 @@ A new runtime is one file here and one line in :func:`get`; modules and roles on
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
+from pathlib import Path
 from typing import Protocol
 
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
@@ -17,6 +20,8 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service import (
 )
 
 NAMES = ("supervisor", "systemd", "docker")
+# Fixed, not the caller's TMPDIR: two callers would not find the same supervisor.
+RUN_BASE = Path("/tmp")  # noqa: S108 - what stands there is private and checked
 
 
 @dataclasses.dataclass
@@ -73,6 +78,12 @@ class Runtime(Protocol):
         """The newest ``lines`` lines that the service printed, oldest first."""
 
 
+def run_folder(root: str | Path, base: Path = RUN_BASE) -> Path:
+    """Where a runtime keeps sockets and locks for the root of a host: a path to a socket must be short."""
+    key = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:8]
+    return base / f"streamops-{os.getuid()}-{key}"
+
+
 def absent_info(ref: ServiceRef) -> ServiceInfo:
     """A service of which nothing is known yet."""
     return ServiceInfo(
@@ -89,6 +100,7 @@ def absent_info(ref: ServiceRef) -> ServiceInfo:
         digest_running=None,
         restart_needed=False,
         reload_needed=False,
+        identity=None,
     )
 
 

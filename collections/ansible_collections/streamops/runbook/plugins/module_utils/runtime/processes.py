@@ -22,6 +22,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     RunbookError,
     ServiceError,
 )
+from ansible_collections.streamops.runbook.plugins.module_utils.processes import Process
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import Outcome
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import absent_info as absent_info
 from ansible_collections.streamops.runbook.plugins.module_utils.service import (
@@ -242,10 +243,9 @@ def _holder(address: str, port: int) -> str | None:
             and connection.pid is not None
         ):
             try:
-                command = " ".join(psutil.Process(connection.pid).cmdline())
+                return f"is taken by {Process.of(psutil.Process(connection.pid))}"
             except psutil.Error:
                 return None
-            return f"is taken by process {connection.pid} ({command[:200]})"
     return None
 
 

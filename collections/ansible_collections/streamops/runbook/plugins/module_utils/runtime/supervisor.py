@@ -32,7 +32,9 @@ from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
     ServiceError,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import (
+    RUN_BASE,
     Outcome,
+    run_folder,
     supervisord_main,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.processes import (
@@ -64,6 +66,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     init_needed,
     run_init,
     stored_definition,
+    stored_identity,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.service_files import (
     PREVIOUS,
@@ -162,13 +165,12 @@ class _Supervisord:
 class SupervisorRuntime:
     """The verbs of :class:`Runtime`, by supervisord.
 
-    :param run_base: where the private folders with sockets and locks stand. It is fixed, not the
-        caller's TMPDIR, or two callers would not find the same supervisord.
+    :param run_base: where the private folders with sockets and locks stand.
     """
 
     def __init__(
         self,
-        run_base: Path = Path("/tmp"),  # noqa: S108 - the folder below is private and checked
+        run_base: Path = RUN_BASE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -312,6 +314,7 @@ class SupervisorRuntime:
         if stored is None:
             return info
         info["digest_deployed"] = stored["digest"]
+        info["identity"] = stored_identity(ref, stored)
         daemon = self._daemon(ref)
         program = None
         pid = 0
@@ -377,8 +380,7 @@ class SupervisorRuntime:
         )
 
     def _run_dir(self, ref: ServiceRef) -> Path:
-        key = hashlib.sha256(os.path.realpath(ref.root).encode()).hexdigest()[:8]
-        return self._run_base / f"streamops-{os.getuid()}-{key}"
+        return run_folder(ref.root, self._run_base)
 
     def _private_run_dir(self, ref: ServiceRef) -> Path:
         """The folder of socket and lock, made or checked: nobody else may own or enter it."""

@@ -69,6 +69,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service import (
     init_needed,
     run_init,
     stored_definition,
+    stored_identity,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.service_files import (
     PREVIOUS,
@@ -269,6 +270,7 @@ class SystemdRuntime:
             if stored is None:
                 return info
             info["digest_deployed"] = stored["digest"]
+            info["identity"] = stored_identity(ref, stored)
             unit = self._show(ref)
             others = [] if unit.pid else tagged(ref)
             if others:

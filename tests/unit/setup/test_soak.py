@@ -1,0 +1,66 @@
+"""The runs in a row: what counts as whole, and the line that says it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("soak", ROOT / "tests" / "bench" / "soak.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # A dataclass looks its module up by name.
+    sys.modules["soak"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+soak = _load()
+
+
+@pytest.fixture(autouse=True)
+def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(soak, "EVIDENCE", tmp_path)
+    return tmp_path
+
+
+def command(folder: Path, *failing: str) -> list[str]:
+    """A command that runs two scenarios, of which those named fail."""
+    path = folder / "test_scenarios.py"
+    path.write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('scenario', ['default', 'sink-down'])\n"
+        f"def test_scenario(scenario): assert scenario not in {failing!r}\n"
+        "def test_molecule_itself_ended_well(): pass\n"
+    )
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(path)]
+
+
+def test_a_run_is_whole_when_every_scenario_passed(tmp_path: Path) -> None:
+    one = soak.go(1, command(tmp_path))
+    assert one.scenarios == {"default": True, "sink-down": True}
+    assert one.whole
+    assert one.line(5).startswith("run 1 of 5: ")
+    assert one.line(5).endswith(" s, 2 of 2 scenarios passed")
+    assert (tmp_path / "soak-1.log").read_text()
+
+
+def test_a_scenario_that_failed_is_named(tmp_path: Path) -> None:
+    one = soak.go(2, command(tmp_path, "sink-down"))
+    assert not one.whole
+    assert one.line(5).endswith("1 of 2 scenarios passed; not whole: sink-down")
+
+
+def test_a_run_that_tested_nothing_is_not_whole(tmp_path: Path) -> None:
+    (tmp_path / "soak-3.xml").write_text("left over from an earlier run")
+    one = soak.go(3, [sys.executable, "-c", "pass"])
+    assert not one.whole
+    assert one.line(5).endswith("0 of 0 scenarios passed; not whole: exit code 0")
