@@ -118,8 +118,11 @@ def test_what_fires_already_is_spared_so_that_its_end_is_told_and_nothing_else(a
         {"alertname": "TargetDown", "component": "monitoring", "host": "stray.host", "service": "inbox", "job": "x"},
         {"alertname": "TargetDown", "component": "kafka", "host": "kafka-1", "service": "kafka"},
         {"alertname": "SupervisorSilent", "component": "runbook", "host": "minio-1"},
+        {"alertname": "MinioDrivesFull", "component": "minio", "host": "minio-1"},
     ]
-    silencer(alertmanager.url).present("run-1", ["kafka", "monitoring", "runbook"], "recover", END)
+    made = silencer(alertmanager.url).present("run-1", ["kafka", "monitoring", "runbook"], "recover", END)
+    # One for all others, three for TargetDown of two hosts, two for SupervisorSilent of one.
+    assert len(made.ids) == 6
     assert not any(alertmanager.mutes(**labels) for labels in alertmanager.alerts)
     down = {"alertname": "TargetDown", "component": "monitoring"}
     assert alertmanager.mutes(**down, host="monitoring-1", service="inbox")

@@ -473,7 +473,8 @@ def test_a_port_of_a_stranger_is_refused_by_name_and_the_stranger_left_alone(hos
                 with pytest.raises(Refused) as refused:
                     host.runtime.start(definition.ref, check=check)
                 assert f"127.0.0.1:{port} is taken by process {stranger.pid}" in str(refused.value)
-                assert "create_server" in str(refused.value)
+                # What a stranger was called with may hold secrets.
+                assert "create_server" not in str(refused.value)
             assert stranger.poll() is None
             assert host.runtime.info(definition.ref)["pid"] is None
         finally:

@@ -137,7 +137,7 @@ class Silencer:
                 return Outcome(True, ends_at=silence["endsAt"])
             ids = [
                 str(self._json("POST", "/silences", {**silence, "matchers": [component, *scope]})["silenceID"])
-                for scope in self._quiet()
+                for scope in self._quiet(components)
             ]
             return Outcome(True, ids, silence["endsAt"])
 
@@ -161,8 +161,8 @@ class Silencer:
 
         return self._or_skipped(work)
 
-    def _quiet(self) -> list[list[Matcher]]:
-        """Return the matchers, silence by silence, of all that does not fire; the watchdog is in none of them.
+    def _quiet(self, components: Sequence[str]) -> list[list[Matcher]]:
+        """Return the matchers, silence by silence, of all of them that does not fire; the watchdog is in none.
 
         Whoever was told of an alert must hear that it is over, too. What fires on one host is silenced on the others:
         the matchers of a silence all hold at once, so each of these exceptions takes a silence of its own.
@@ -170,6 +170,8 @@ class Silencer:
         firing: dict[str, dict[str, set[str]]] = {WATCHDOG: {}}
         for found in self._json("GET", "/alerts?active=true&silenced=false"):
             labels = found["labels"]
+            if labels.get("component") not in components:
+                continue
             hosts = firing.setdefault(labels["alertname"], {})
             if "host" in labels:
                 hosts.setdefault(labels["host"], set()).add(labels.get("service", ""))
