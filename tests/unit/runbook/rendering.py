@@ -35,10 +35,12 @@ INPUTS: dict[str, Any] = {
         name: {"username": name, "password": f"{name}-p4ssw0rd"} for name in ("broker", "admin", "operator", "spark")
     },
     "kafka_bootstrap": "10.0.0.11:9092,10.0.0.12:9092",
+    "kafka_topics": [],
     "kafka_metrics_agent": f"{ARTIFACTS}/agent.jar",
     "minio_binary": f"{ARTIFACTS}/minio",
     "minio_root": {"access_key": "root", "secret_key": "r00ts3cr3t"},
     "minio_region": "us-east-1",
+    "minio_prometheus_auth": "public",
     "spark_jars": f"{ARTIFACTS}/jars",
     "spark_python": "/usr/bin/python3",
     "spark_release": f"{ROOT}/releases/a",

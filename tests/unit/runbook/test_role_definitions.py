@@ -89,6 +89,7 @@ WIDE: dict[str, Any] = {
     "alertmanager_tls": True,
     "alertmanager_inside": ["https://10.0.0.61:9095"],
     "exporters_tls": True,
+    "exporters_node_systemd": True,
     "exporters_tls_fingerprint": "abcd",
     "exporters_python_path": ["/opt/streamops/python/pipeline"],
     "inbox_tls": True,
@@ -305,6 +306,11 @@ class TestWide:
             "client_auth_type": "RequireAndVerifyClientCert",
             "min_version": "TLS13",
         }
+
+    def test_the_units_of_the_project_alone_are_shown(self, wide: Definitions) -> None:
+        command = wide["monitoring-1-node-exporter"]["command"]
+        assert "--collector.systemd.unit-include=streamops-.+[.]service" in command
+        assert command[-1] == f"--collector.textfile.directory={ROOT}/state/metrics"
 
     def test_targets_are_asked_with_a_certificate_and_what_else_they_want(self, wide: Definitions) -> None:
         body = wide["monitoring-1-prometheus"]
