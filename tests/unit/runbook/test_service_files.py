@@ -82,3 +82,12 @@ def test_a_file_that_reloads_asks_for_no_restart(tmp_path: Path) -> None:
     one, two = define(tmp_path, "good 1"), define(tmp_path, "good 2")
     assert one.digest == two.digest
     assert one.reload_digest != two.reload_digest
+
+
+def test_a_damaged_way_back_is_named_and_not_quoted(tmp_path: Path) -> None:
+    ref = define(tmp_path, "x").ref
+    ref.folder.mkdir(parents=True)
+    (ref.folder / service_files.PREVIOUS).write_text('{"files": [{"content": "secret"')
+    with pytest.raises(ServiceError, match="previous.json: found a damaged file") as caught:
+        service_files.revert_files(ref)
+    assert "secret" not in str(caught.value)
