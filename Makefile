@@ -39,6 +39,14 @@ down: venv  ## stop the sandbox; its data stays
 clean: venv  ## list what would be removed; CONFIRM=<the cluster id that the list prints> removes it
 	@$(PLAY) playbooks/sandbox-remove.yml $(if $(CONFIRM),-e confirm=$(CONFIRM),--check) $(EXTRA)
 
+# Containers: every service in a container of this machine's Docker engine (inventory/containers)
+
+.PHONY: docker-engine base-image
+docker-engine: prerequisites  ## start this machine's Docker engine; as root on Debian or Ubuntu, install it
+	@.config/setup/docker-engine.sh
+base-image: prerequisites  ## build the image that all others are built from, of Debian's packages
+	@docker tag "$$(.config/setup/base-image.sh)" streamops/base:bookworm
+
 # Procedures
 
 .PHONY: stack-up status-all health-check health-check-all emergency-restart restart-all

@@ -78,10 +78,10 @@ def test_without_prometheus_the_metrics_are_read_where_they_arise(lab: Lab) -> N
 def test_a_configuration_that_the_checker_refuses_is_never_put_in_place(lab: Lab) -> None:
     before, running = configuration(lab).read_text(), live(lab)
     answer = lab.play("monitoring-configure", "-e", "prometheus_scrape_interval=often")
-    assert answer.code == 2, answer.output[-3000:]
+    assert answer.code == 3, answer.output[-3000:]
     assert "promtool on the files of prometheus" in answer.output
     assert "often" in answer.output
-    assert lab.records("monitoring-configure")[-1]["status"] == "failed"
+    assert lab.records("monitoring-configure")[-1]["status"] == "refused"
     assert (configuration(lab).read_text(), live(lab)) == (before, running)
 
 

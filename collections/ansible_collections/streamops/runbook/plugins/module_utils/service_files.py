@@ -312,10 +312,14 @@ def _keep_previous(ref: ServiceRef, paths: Sequence[Path]) -> None:
 
 
 def _previous(ref: ServiceRef) -> list[dict[str, Any]]:
+    path = ref.folder / PREVIOUS
     try:
-        entries: list[dict[str, Any]] = json.loads((ref.folder / PREVIOUS).read_text(encoding="utf-8"))["files"]
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
         return []
+    except (ValueError, KeyError, TypeError):
+        # The parser's own message may quote what stands in the file.
+        raise ServiceError(str(path), "a damaged file", "the former files of the service") from None
     return entries
 
 
