@@ -213,7 +213,7 @@ def test_documented_command_would_be_taken(page: str, words: list[str]) -> None:
         return
     name = Path(words[1]).stem
     assert (ROOT / words[1]).is_file() or (ROOT / "playbooks" / words[1]).is_file()
-    inventory = [yaml.safe_load(path.read_text()) for path in (ROOT / "inventory").rglob("group_vars/**/*.yml")]
+    inventory = [yaml.safe_load(path.read_text()) for path in (ROOT / "inventory").rglob("*.yml")]
     given = extra_variables(words[2:])
     ENTRIES[name].check_parameters(given, {key for document in inventory for key in document})
     alerting.overridden(DEFINITIONS, given.get("prometheus_thresholds", {}))
@@ -245,8 +245,9 @@ def test_tables_are_fresh() -> None:
 
 def test_what_watches_is_the_same_for_plan_role_and_inventory() -> None:
     defaults = yaml.safe_load((ROOT / "roles" / "procedure" / "defaults" / "main.yml").read_text())
-    hosts = yaml.safe_load((ROOT / "inventory" / "sandbox" / "group_vars" / "monitoring.yml").read_text())
-    assert defaults["procedure_monitoring_services"] == hosts["host_services"] == list(monitoring.SERVICES)
+    hosts = yaml.safe_load((ROOT / "inventory" / "common" / "target.yml").read_text())
+    services = defaults["procedure_monitoring_services"]
+    assert services == hosts["procedure_monitoring_services"] == list(monitoring.SERVICES)
 
 
 def test_no_component_role_names_a_runtime() -> None:

@@ -89,7 +89,7 @@ WIDE: dict[str, Any] = {
     "alertmanager_tls": True,
     "alertmanager_inside": ["https://10.0.0.61:9095"],
     "exporters_tls": True,
-    "exporters_node_systemd": True,
+    "exporters_node_arguments": ["--collector.systemd"],
     "exporters_tls_fingerprint": "abcd",
     "exporters_python_path": ["/opt/streamops/python/pipeline"],
     "inbox_tls": True,
