@@ -95,7 +95,12 @@ class TestPresent:
         with pytest.raises(Refused, match=r"in use by process 7 \(java of user me\)"):
             make(tmp_path / "root", registry, [Process(7, "java", "me")]).present(ID, "127.0.91")
 
-    @pytest.mark.parametrize("net", ["10.0.0", "127.0.0", "127.0.1", "127.0.256", "127.0.07", "127.0.1.1", "127.0", ""])
+    def test_services_on_machines_of_their_own_need_no_net(self, tmp_path: Path, registry: NetRegistry) -> None:
+        assert make(tmp_path / "root", registry).present(ID, "").changed
+        assert not make(tmp_path / "root", registry).present(ID, "").changed
+        assert not (tmp_path / "nets.json").exists()
+
+    @pytest.mark.parametrize("net", ["10.0.0", "127.0.0", "127.0.1", "127.0.256", "127.0.07", "127.0.1.1", "127.0"])
     def test_refuses_a_net_that_is_none(self, tmp_path: Path, registry: NetRegistry, net: str) -> None:
         with pytest.raises(Refused, match="three octets of 127/8"):
             make(tmp_path / "root", registry).present(ID, net)

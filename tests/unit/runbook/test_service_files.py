@@ -157,6 +157,8 @@ def test_another_account_runs_with_no_more_than_its_own_rights() -> None:
     ]
     assert service_files.Owner("me", os.geteuid(), os.getegid()).prefix() == []
     assert service_files.find_owner("nobody-of-that-name") is None
+
+
 def test_a_damaged_way_back_is_named_and_not_quoted(tmp_path: Path) -> None:
     ref = define(tmp_path, "x").ref
     ref.folder.mkdir(parents=True)

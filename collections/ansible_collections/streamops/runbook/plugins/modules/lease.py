@@ -1,4 +1,5 @@
 #!/usr/bin/python
+# SPDX-License-Identifier: Apache-2.0
 """Translate parameters and errors for module_utils/lease.py, which holds the logic."""
 
 from __future__ import annotations

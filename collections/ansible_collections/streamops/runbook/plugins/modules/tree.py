@@ -1,5 +1,5 @@
 #!/usr/bin/python
-# GNU General Public License v3.0+ (see https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: Apache-2.0
 """Module ``tree``: parameters in, :mod:`tree` does it; the action plugin of this name brings the bytes."""
 
 from __future__ import annotations
