@@ -130,6 +130,8 @@ class TestSummary:
         (folder / "test_all.py").write_text(f"import pytest\n{tests}")
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(folder)],
+            # What it takes for its root depends on where it is called.
+            cwd=folder,
             env=os.environ | {"ALLOW_SKIP": ""} | environment,
             capture_output=True,
             text=True,
