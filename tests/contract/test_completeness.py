@@ -211,6 +211,9 @@ def test_documented_command_would_be_taken(page: str, words: list[str]) -> None:
         targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert words[1] in targets
         return
+    if words[1] == "-i":
+        assert (ROOT / words[2] / "hosts.yml").is_file()
+        words = [words[0], *words[3:]]
     name = Path(words[1]).stem
     assert (ROOT / words[1]).is_file() or (ROOT / "playbooks" / words[1]).is_file()
     inventory = [yaml.safe_load(path.read_text()) for path in (ROOT / "inventory").rglob("*.yml")]
