@@ -117,9 +117,9 @@ def test_a_doubled_row_fails(truth: Truth) -> None:
 
 def test_an_idle_producer_fails(truth: Truth) -> None:
     idle = truth.folder / "idle"
-    # One event in a hundred seconds: it is connected, and has nothing to say within its time.
-    loaded = truth.load(idle, "--rate", "0.01", "--seconds", "1")
-    assert loaded.code == 0, loaded.output
+    # Connected, with a first event due only after its time: a load that has nothing to say.
+    loaded = truth.load(idle, "--rate", "0.5", "--seconds", "1")
+    assert verdict(loaded)["sent"] == 0, loaded.output
     answer = truth.verify(idle)
     assert answer.code == 1, answer.output
     found = verdict(answer)
