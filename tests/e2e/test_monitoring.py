@@ -38,7 +38,10 @@ def test_a_deployment_pages_nobody(lab: Lab) -> None:
     inbox = next((lab.root / "hosts").glob("*/data/inbox")) / "messages.jsonl"
     alerts = [one for line in inbox.read_text().splitlines() for one in json.loads(line)["body"].get("alerts", [])]
     since = [one for one in alerts if datetime.fromisoformat(one["startsAt"]).timestamp() >= lab.began]
-    assert {one["labels"]["alertname"] for one in since} == {"Watchdog"}
+    told = [one for one in since if one["labels"]["alertname"] != "Watchdog"]
+    assert told == [], "\n".join(f"{one['startsAt']} {one['status']} {one['labels']}" for one in told)
+    # It is silent because there was nothing to say, and not because nothing gets there.
+    assert since
 
 
 def test_the_end_of_a_run_is_known_to_prometheus(lab: Lab) -> None:
