@@ -47,6 +47,16 @@ docker-engine: prerequisites  ## start this machine's Docker engine; as root on 
 base-image: prerequisites  ## build the image that all others are built from, of Debian's packages
 	@docker tag "$$(.config/setup/base-image.sh)" streamops/base:bookworm
 
+# Machines: an inventory of your own, made from inventory/hosts (docs/many-machines.md)
+
+.PHONY: credentials
+credentials: export CREDENTIALS = {"path": "{{ sandbox_credentials_file }}", "kafka": "{{ sandbox_kafka_principals }}", \
+  "s3": "{{ sandbox_s3_users }}", "tokens": "{{ sandbox_tokens }}"}
+credentials: venv  ## generate what credentials.sample.json shows, encrypted with your vault; INVENTORY=inventory/NAME
+	@test -n "$(INVENTORY)" || { echo "INVENTORY: found nothing, expected inventory/NAME" >&2; exit 2; }
+	@umask 077; ansible localhost -i "$(INVENTORY)" -m streamops.runbook.sandbox_secrets -a "$$CREDENTIALS" >/dev/null
+	@ansible-vault encrypt "$(INVENTORY)/credentials.json"
+
 # Procedures
 
 .PHONY: stack-up status-all health-check health-check-all emergency-restart restart-all

@@ -124,17 +124,23 @@ _WRITE = [
 ]
 
 
-def prepare(folder: Path, variables: Mapping[str, Any], hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Lay out inventory, playbook and the stand-in role.
-
-    :returns: the environment of the run.
-    """
+def stand_in(folder: Path) -> None:
+    """Lay out the role that writes definitions into the folder ``rendered`` and the variable of that name."""
     tasks = folder / "roles" / "service" / "tasks"
     tasks.mkdir(parents=True)
     for entry in ("deploy", "apply"):
         (tasks / f"{entry}.yml").write_text(json.dumps(_WRITE))
     # Defaults name files of the project relative to the role that is being run.
     (folder / "config").symlink_to(PROJECT / "config")
+    (folder / "rendered").mkdir()
+
+
+def prepare(folder: Path, variables: Mapping[str, Any], hosts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Lay out inventory, playbook and the stand-in role.
+
+    :returns: the environment of the run.
+    """
+    stand_in(folder)
     constants = {
         "kafka_metrics_rules": "lowercaseOutputName: true\n",
         "spark_event_schema": '{"type": "object"}\n',
@@ -144,7 +150,6 @@ def prepare(folder: Path, variables: Mapping[str, Any], hosts: Mapping[str, Mapp
     (folder / "dashboards").mkdir()
     (folder / "dashboards" / "one.json").write_text("{}")
     (folder / "consoles").mkdir()
-    (folder / "rendered").mkdir()
     everything = {
         **INPUTS,
         "ansible_connection": "local",

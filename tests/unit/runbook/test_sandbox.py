@@ -8,15 +8,19 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused
 from ansible_collections.streamops.runbook.plugins.module_utils.processes import Process
 from ansible_collections.streamops.runbook.plugins.module_utils.sandbox import (
     MARKER,
+    PLACEHOLDER,
     NetRegistry,
     Sandbox,
+    credential_problems,
     ensure_credentials,
+    inventory_problems,
     processes_using,
 )
 
@@ -299,3 +303,50 @@ class TestCredentials:
             ensure_credentials(path, ["broker"], [])
         assert "hunter2" not in str(caught.value)
         assert path.read_text() == '{"kafka": "hunter2"'
+
+
+class TestGiven:
+    NAMES: ClassVar[dict[str, list[str]]] = {"kafka": ["admin"], "s3": ["root"], "tokens": ["webhook"]}
+
+    def given(self, tmp_path: Path) -> dict[str, dict[str, Any]]:
+        path = tmp_path / "credentials.json"
+        ensure_credentials(path, self.NAMES["kafka"], self.NAMES["s3"], tokens=self.NAMES["tokens"])
+        found: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        return found
+
+    def test_generated_ones_may_be_given(self, tmp_path: Path) -> None:
+        assert credential_problems(json.dumps(self.given(tmp_path)), **self.NAMES) == []
+
+    def test_each_is_named_by_its_key_and_not_by_what_it_is(self, tmp_path: Path) -> None:
+        given = self.given(tmp_path)
+        given["kafka"]["admin"] = {"username": "hunter", "password": 'hunter2hunter2"; super.users=*'}
+        given["s3"]["root"]["secret_key"] = PLACEHOLDER
+        del given["s3"]["root"]["access_key"]
+        given["tokens"]["webhook"] = "hunter2"
+        problems = credential_problems(json.dumps(given), **self.NAMES)
+        assert problems == [
+            "kafka.admin.username: not the name of the principal",
+            "kafka.admin.password, tokens.webhook: not 16 to 128 letters, digits or . _ ~ -",
+            "s3.root.access_key: missing",
+            "s3.root.secret_key: still the placeholder of the sample",
+        ]
+
+    @pytest.mark.parametrize("text", ["", "[]", '"hunter2"', '{"kafka": "hunter2"}', '{"kafka": hunter2'])
+    def test_what_has_another_form_is_named_without_its_contents(self, text: str) -> None:
+        problems = credential_problems(text, **self.NAMES)
+        assert problems
+        assert "hunter2" not in str(problems)
+
+
+class TestInventory:
+    def test_one_that_is_filled_in_has_nothing_open(self) -> None:
+        assert inventory_problems("AAAAAAAAAAAAAAAAAAAAAA", {"a": "10.0.0.1", "b": "kafka.example", "c": "::1"}) == []
+
+    @pytest.mark.parametrize("cluster_id", ["", "x", "-AAAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAB", "A" * 23])
+    def test_an_id_that_kafka_would_not_write_so_is_named(self, cluster_id: str) -> None:
+        (problem,) = inventory_problems(cluster_id, {})
+        assert f"kafka_cluster_id {cluster_id!r}" in problem
+
+    def test_addresses_of_examples_are_named_with_their_hosts(self) -> None:
+        (problem,) = inventory_problems("A" * 22, {"a": "192.0.2.7", "b": "10.0.0.1", "c": "203.0.113.9"})
+        assert problem.startswith("a at 192.0.2.7, c at 203.0.113.9: ")

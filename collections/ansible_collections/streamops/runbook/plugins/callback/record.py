@@ -134,6 +134,11 @@ class CallbackModule(CallbackBase):
         self._refuse_options()
         inventory = manager._inventory
         procedure.check_parameters(extra, self._known_names(manager, inventory))
+        if unfilled := value("runbook_open"):
+            # Before a lease is asked for, at an address that may be one of these.
+            raise Refused(
+                "inventory", "; ".join(unfilled), "what belongs to this deployment", "see docs/many-machines.md"
+            )
         for group in procedure.groups:
             if not inventory.get_groups_dict().get(group):
                 raise Refused(

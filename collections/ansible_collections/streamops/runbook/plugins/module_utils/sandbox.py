@@ -1,4 +1,4 @@
-"""The root folder of one sandbox: its marker, its loopback net, its secrets, its removal.
+"""The root folder of one deployment: its marker, its loopback net, its secrets, its removal.
 
 A sandbox is a folder that carries the marker file; nothing without it is ever removed. Its services
 listen on ``<net>.x``, addresses of 127/8 that all users of the machine share, so the net is
@@ -8,6 +8,7 @@ reserved in one registry for the whole machine.
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import json
 import os
 import re
@@ -34,6 +35,17 @@ REGISTRY = Path("/tmp/streamops-nets.json")  # noqa: S108
 _BEFORE_THE_MARKER = frozenset({"state"})
 _ALPHABET = string.ascii_letters + string.digits
 _SECRET_LENGTH = 40
+PLACEHOLDER = "change-me"
+"""What stands in a sample for whatever has to be filled in."""
+
+# Given by a person: nothing in it needs quoting in any file that it is written to, and nobody guesses it.
+_GIVEN_SECRET = re.compile(r"[A-Za-z0-9._~-]{16,128}")
+# What MinIO takes for the name of a user.
+_GIVEN_KEY = re.compile(r"[A-Za-z0-9._-]{3,64}")
+# 16 bytes in base64url as Kafka itself writes them; a hyphen in front its commands would take for an option.
+_CLUSTER_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{20}[AQgw]")
+# Addresses of documentation (RFC 5737), which belong to nobody.
+_NOWHERE = tuple(ipaddress.ip_network(net) for net in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"))
 
 
 @dataclass(frozen=True)
@@ -433,6 +445,72 @@ def _read_credentials(path: Path) -> dict[str, dict[str, Any]]:
             "JSON with kafka and s3",
             "put back the file that the services were deployed with.",
         ) from None
+
+
+def credential_problems(text: str, kafka: Sequence[str], s3: Sequence[str], tokens: Sequence[str]) -> list[str]:
+    """Say what keeps given credentials from being used, with the keys that it is true of; never a word of theirs.
+
+    :param text: of the file, decrypted; its form is that of :func:`ensure_credentials`.
+    :param kafka: principals that must be there, each its own username.
+    :param s3: users that must be there.
+    :param tokens: names of tokens that must be there.
+    """
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return ["no JSON"]
+    # Key in the file, and what must stand there.
+    wanted: list[tuple[tuple[str, ...], re.Pattern[str]]] = []
+    for name in kafka:
+        wanted += [(("kafka", name, "username"), re.compile(re.escape(name)))]
+        wanted += [(("kafka", name, "password"), _GIVEN_SECRET)]
+    for name in s3:
+        wanted += [(("s3", name, "access_key"), _GIVEN_KEY), (("s3", name, "secret_key"), _GIVEN_SECRET)]
+    wanted += [(("tokens", name), _GIVEN_SECRET) for name in tokens]
+    found: dict[str, list[str]] = {}
+    for path, pattern in wanted:
+        value = document
+        for part in path:
+            value = value.get(part) if isinstance(value, dict) else None
+        if value is None:
+            found.setdefault("missing", []).append(".".join(path))
+        elif value == PLACEHOLDER:
+            found.setdefault("still the placeholder of the sample", []).append(".".join(path))
+        elif not isinstance(value, str) or not pattern.fullmatch(value):
+            found.setdefault(f"not {_form(pattern)}", []).append(".".join(path))
+    return [f"{', '.join(keys)}: {what}" for what, keys in found.items()]
+
+
+def _form(pattern: re.Pattern[str]) -> str:
+    """Say in words what a pattern of given credentials asks for."""
+    words = {
+        _GIVEN_SECRET: "16 to 128 letters, digits or . _ ~ -",
+        _GIVEN_KEY: "3 to 64 letters, digits or . _ -",
+    }
+    return words.get(pattern, "the name of the principal")
+
+
+def inventory_problems(cluster_id: str, addresses: Mapping[str, str]) -> list[str]:
+    """Say what of an inventory is still to be filled in, each in a phrase.
+
+    :param cluster_id: of Kafka.
+    :param addresses: of each machine by its name in the inventory.
+    """
+    found = []
+    if not _CLUSTER_ID.fullmatch(cluster_id):
+        found.append(f"kafka_cluster_id {cluster_id!r}, which is not 16 random bytes in base64url (22 characters)")
+    nowhere = [f"{host} at {address}" for host, address in sorted(addresses.items()) if _is_nowhere(address)]
+    if nowhere:
+        found.append(f"{', '.join(nowhere)}: addresses of examples, which belong to nobody")
+    return found
+
+
+def _is_nowhere(address: str) -> bool:
+    try:
+        return any(ipaddress.ip_address(address) in net for net in _NOWHERE)
+    except ValueError:
+        # A name.
+        return False
 
 
 def _random(length: int) -> str:

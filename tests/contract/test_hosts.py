@@ -1,0 +1,271 @@
+"""The inventory of machines: refused while it is an example, and enough for every role once it is filled in."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.streamops.runbook.plugins.module_utils import sandbox
+from ansible_collections.streamops.runbook.plugins.module_utils.service import parse_definition
+
+from tests.unit.runbook.rendering import stand_in
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "inventory" / "hosts"
+PROGRAMS = Path(sys.executable).parent
+CLUSTER_ID = "AAAAAAAAAAAAAAAAAAAAAA"
+# Entry points by group, as site.yml goes through them.
+ENTRIES = {
+    "kafka": ["kafka/deploy"],
+    "minio": ["minio/deploy"],
+    "spark_master": ["spark/master"],
+    "spark_workers": ["spark/worker"],
+    "spark": ["spark/deploy"],
+    "producer": ["pipeline/deploy"],
+    "monitoring": ["prometheus/deploy", "alertmanager/deploy", "exporters/pipeline", "inbox/deploy"],
+    "services": ["exporters/node"],
+}
+# What site.yml and the preparation of a host would have found out.
+FOUND = {
+    "service_python_path": ["/opt/streamops/python/pipeline-a", "/opt/streamops/python/spark-b"],
+    "service_release_path": "/opt/streamops/releases/c",
+    **dict.fromkeys(
+        ("spark_release", "pipeline_release", "exporters_release", "inbox_release"), "/opt/streamops/releases/c"
+    ),
+}
+
+
+def variables() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((EXAMPLE / "group_vars" / "all" / "hosts.yml").read_text())
+    return found
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A copy of the example, filled in.
+
+    :param definitions: what each role hands to the role service, by ``HOST-SERVICE``.
+    :param asked: variables of each host, as Ansible gives them.
+    """
+
+    credentials: Mapping[str, Any]
+    definitions: Mapping[str, dict[str, Any]]
+    asked: Mapping[str, dict[str, Any]]
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run one of Ansible's commands in the folder, with the vault's password of the test."""
+    return subprocess.run(
+        [PROGRAMS / command[0], *command[1:]],
+        cwd=folder,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_ROLES_PATH": f"{folder / 'roles'}:{ROOT / 'roles'}",
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections"),
+            "ANSIBLE_VAULT_PASSWORD_FILE": str(folder / "vault"),
+            "ANSIBLE_NOCOLOR": "1",
+            "STREAMOPS_HOME": str(folder / "home"),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def filled(folder: Path) -> Path:
+    """Copy the example and fill it in, credentials and all; returns the inventory."""
+    shutil.copytree(ROOT / "inventory", folder / "inventory", symlinks=True)
+    inventory = folder / "inventory" / "hosts"
+    hosts = inventory / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("192.0.2.", "10.0.0."))
+    group = inventory / "group_vars" / "all" / "hosts.yml"
+    group.write_text(group.read_text().replace('kafka_cluster_id: ""', f'kafka_cluster_id: "{CLUSTER_ID}"'))
+    (folder / "vault").write_text("a test's own")
+    asked = variables()
+    sandbox.ensure_credentials(
+        inventory / "credentials.json",
+        asked["sandbox_kafka_principals"],
+        asked["sandbox_s3_users"],
+        tokens=asked["sandbox_tokens"],
+    )
+    return inventory
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    folder = tmp_path_factory.mktemp("hosts")
+    inventory = filled(folder)
+    credentials = json.loads((inventory / "credentials.json").read_text())
+    encrypted = run(folder, "ansible-vault", "encrypt", "inventory/hosts/credentials.json")
+    assert encrypted.returncode == 0, encrypted.stdout
+    stand_in(folder)
+    shown = ("host_services", "service_needs", "prometheus_jobs", "procedure_target", "procedure_logins", "kafka_nodes")
+    asked = {
+        "name": "Write down what the inventory says",
+        "ansible.builtin.copy": {
+            "content": "{{ asked | to_json }}",
+            "dest": str(folder) + "/{{ inventory_hostname }}.json",
+            "mode": "0600",
+        },
+        "vars": {"asked": {name: f"{{{{ {name} }}}}" for name in shown}},
+    }
+    render = {
+        "name": "Render",
+        "ansible.builtin.include_role": {
+            "name": "{{ item | split('/') | first }}",
+            "tasks_from": "{{ item | split('/') | last }}",
+        },
+        "loop": "{{ entries | dict2items | selectattr('key', 'in', group_names) | map(attribute='value') | flatten }}",
+    }
+    play = {"hosts": "services", "gather_facts": False, "tasks": [asked, render], "vars": {"entries": ENTRIES}}
+    (folder / "play.yml").write_text(json.dumps([play]))
+    here = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "rendered": str(folder / "rendered"),
+    }
+    done = run(folder, "ansible-playbook", "-i", "inventory/hosts", "play.yml", "-e", json.dumps({**here, **FOUND}))
+    assert done.returncode == 0, done.stdout
+    return Deployment(
+        credentials,
+        {path.stem: json.loads(path.read_text()) for path in (folder / "rendered").iterdir()},
+        {path.stem: json.loads(path.read_text()) for path in folder.glob("*-[0-9].json")},
+    )
+
+
+def content(definition: Mapping[str, Any], path: str) -> str:
+    return str(next(entry["content"] for entry in definition["files"] if entry["path"] == path))
+
+
+def test_the_sample_has_every_key_that_is_asked_for_and_no_other() -> None:
+    sample = json.loads((EXAMPLE / "credentials.sample.json").read_text())
+    asked = variables()
+    assert list(sample["kafka"]) == asked["sandbox_kafka_principals"]
+    assert list(sample["s3"]) == asked["sandbox_s3_users"]
+    assert list(sample["tokens"]) == asked["sandbox_tokens"]
+    for part in (*sample["kafka"].values(), *sample["s3"].values(), sample["tokens"]):
+        assert {value for key, value in part.items() if key != "username"} == {sandbox.PLACEHOLDER}
+
+
+def test_the_example_names_what_nobody_has_filled_in_before_anything_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "vault").write_text("a test's own")
+    done = run(tmp_path, "ansible-playbook", "-i", str(EXAMPLE), str(ROOT / "playbooks" / "emergency-restart.yml"))
+    assert done.returncode == 3, done.stdout
+    for named in ("kafka_cluster_id ''", "kafka-1 at 192.0.2.11", "ops-1 at 192.0.2.51", "docs/many-machines.md"):
+        assert named in done.stdout
+    assert "UNREACHABLE" not in done.stdout
+
+
+def precheck(folder: Path) -> subprocess.CompletedProcess[str]:
+    arguments = "name=sandbox tasks_from=precheck"
+    return run(
+        folder, "ansible", "localhost", "-i", "inventory/hosts", "-m", "ansible.builtin.include_role", "-a", arguments
+    )
+
+
+def test_given_credentials_are_refused_by_name_until_they_are_whole_and_encrypted(tmp_path: Path) -> None:
+    path = filled(tmp_path) / "credentials.json"
+    plain = precheck(tmp_path)
+    assert plain.returncode == 2
+    assert f"found plain text in {path}" in plain.stdout
+    whole = json.loads(path.read_text())
+    del whole["kafka"]["load"]
+    whole["tokens"]["spark"] = sandbox.PLACEHOLDER
+    path.write_text(json.dumps(whole))
+    assert run(tmp_path, "ansible-vault", "encrypt", str(path)).returncode == 0
+    open_ones = precheck(tmp_path)
+    assert open_ones.returncode == 2
+    for named in (f"Credentials in {path}", "kafka.load.password: missing", "tokens.spark: still the placeholder"):
+        assert named in open_ones.stdout
+    assert whole["kafka"]["admin"]["password"] not in open_ones.stdout
+    path.unlink()
+    assert f"found no file {path}" in precheck(tmp_path).stdout
+
+
+def test_every_service_of_every_host_gets_a_whole_definition(deployment: Deployment) -> None:
+    wanted = {f"{host}-{name}" for host, asked in deployment.asked.items() for name in asked["host_services"]}
+    assert set(deployment.definitions) == wanted
+    for definition in deployment.definitions.values():
+        assert parse_definition(definition).user == "streamops"
+        assert "192.0.2." not in json.dumps(definition)
+
+
+def test_no_two_services_of_a_machine_want_one_port(deployment: Deployment) -> None:
+    ports = Counter(
+        (definition["address"], port) for definition in deployment.definitions.values() for port in definition["ports"]
+    )
+    assert [place for place, count in ports.items() if count > 1] == []
+
+
+def test_every_scrape_shows_a_certificate_and_where_that_is_not_enough_a_login(deployment: Deployment) -> None:
+    prometheus = deployment.definitions["ops-1-prometheus"]
+    jobs = {
+        job["job_name"]: job
+        for job in yaml.safe_load(content(prometheus, "etc/prometheus/prometheus.yml"))["scrape_configs"]
+    }
+    for job in jobs.values():
+        assert job["scheme"] == "https"
+        assert set(job["tls_config"]) == {"ca_file", "cert_file", "key_file"}
+    assert jobs["kafka"]["basic_auth"] == {"username": "prometheus", "password_file": "kafka.password"}
+    secret = deployment.credentials["tokens"]["metrics"]
+    assert content(prometheus, "etc/prometheus/kafka.password") == secret
+    for host in ("kafka-1", "kafka-2", "kafka-3"):
+        page = yaml.safe_load(content(deployment.definitions[f"{host}-kafka"], "etc/kafka/jmx.yml"))["httpServer"]
+        assert page["authentication"]["basic"] == {"username": "prometheus", "password": secret}
+    for job in ("minio", "minio-bucket"):
+        assert jobs[job]["authorization"] == {"type": "Bearer", "credentials_file": f"{job}.token"}
+        assert content(prometheus, f"etc/prometheus/{job}.token").count(".") == 2
+    # Each machine has figures of its own.
+    assert len(jobs["node"]["static_configs"]) == len(deployment.asked)
+
+
+def test_probes_have_the_logins_that_scrapes_have(deployment: Deployment) -> None:
+    logins = {login["service"]: login for login in deployment.asked["ops-1"]["procedure_logins"]}
+    assert set(logins) == {"kafka-1", "kafka-2", "kafka-3", "minio-bucket"}
+    assert logins["kafka-1"]["password"] == deployment.credentials["tokens"]["metrics"]
+    prometheus = deployment.definitions["ops-1-prometheus"]
+    assert logins["minio-bucket"]["token"] == content(prometheus, "etc/prometheus/minio-bucket.token")
+
+
+def test_a_spark_cluster_has_one_secret(deployment: Deployment) -> None:
+    secret = deployment.credentials["tokens"]["spark"]
+    for name, file in (("spark-1-spark-master", "master"), ("spark-2-spark-worker", "worker")):
+        settings = content(deployment.definitions[name], f"etc/spark/{file}.properties")
+        assert f"spark.authenticate.secret={secret}\n" in settings
+        assert "/opt/streamops/python/spark-b/pyspark/jars/*" in deployment.definitions[name]["command"]
+    job = json.loads(content(deployment.definitions["spark-1-spark-streaming"], "etc/streaming.json"))
+    assert job["credentials"]["spark_secret"] == secret
+    assert job["master"] == "spark://10.0.0.31:7077"
+
+
+def test_nothing_listens_in_plain_text(deployment: Deployment) -> None:
+    for name, definition in deployment.definitions.items():
+        whole = json.dumps(definition)
+        assert "SASL_PLAINTEXT" not in whole, name
+        # The namespaces and examples of configurations are no addresses of ours.
+        assert not re.search(r"http://10[.]0[.]0[.]", whole), name
+
+
+def test_what_is_asked_of_a_host_is_what_its_services_need(deployment: Deployment) -> None:
+    needs = {
+        host: {name for need in asked["service_needs"] for name in need.get("artifacts", ())}
+        for host, asked in deployment.asked.items()
+    }
+    assert needs["kafka-1"] == {"kafka", "jmx-exporter", "node-exporter"}
+    assert needs["minio-1"] == {"minio", "node-exporter"}
+    assert needs["spark-2"] == {"spark-connectors", "node-exporter"}
