@@ -203,12 +203,18 @@ def test_the_module_under_a_real_ansible(tmp_path: Path) -> None:
     """Two controllers, one control host; a record with braces in it is kept as it is."""
     inventory = {
         "all": {
-            "hosts": {"ctl-1": {"ansible_connection": "local", "runbook_lease_dir": str(tmp_path / "leases")}},
-            "vars": {"ansible_python_interpreter": sys.executable},
+            "hosts": {"ctl-1": {"ansible_connection": "local"}},
+            "vars": {
+                "ansible_python_interpreter": sys.executable,
+                "runbook_lease_dir": str(tmp_path / "leases"),
+                "runbook_metrics_dir": str(tmp_path / "metrics"),
+            },
         }
     }
     (tmp_path / "inventory.yml").write_text(json.dumps(inventory))
     record = {"id": HERE.run, "message": "{{ lookup('env', 'HOME') }}"}
+    figures = tmp_path / "figures.prom"
+    figures.write_text('runbook_runs_total{procedure="site"} 1.0\n')
     path = tmp_path / f"{HERE.run}.finished.json"
     path.write_text(json.dumps(record))
     environment = {
@@ -224,6 +230,10 @@ def test_the_module_under_a_real_ansible(tmp_path: Path) -> None:
     other = lease.Owner.here("run-2", "site", {lease.CONTROLLER_VARIABLE: "ops-2"})
     with pytest.raises(control_host.LeaseHeld, match="of controller ops-1"):
         control_host.take(keeper, ["stack"], other, 60.0, "disruptive")
-    assert hold.give_back([path]) == ([HERE.run], [])
+    assert hold.give_back([path], figures) == ([HERE.run], [])
+    (kept,) = (tmp_path / "metrics").iterdir()
+    assert kept.name == f"runs-{lease.controller_id(os.environ)}.prom"
+    assert kept.read_text() == figures.read_text()
+    assert kept.stat().st_mode & 0o777 == 0o644
     assert json.loads((tmp_path / "runs" / path.name).read_text()) == record
     assert control_host.take(keeper, ["stack"], other, 60.0, "disruptive").fences == {"stack": 2}

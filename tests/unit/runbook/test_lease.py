@@ -263,3 +263,15 @@ def test_records_that_can_not_be_written_are_said(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("in the way")
     kept, errors = lease.keep_records(tmp_path / "runs", [json.dumps({"id": "20300101T030000Z-site-1a2b"})])
     assert (kept, len(errors)) == ([], 1)
+
+
+def test_figures_that_can_not_be_kept_are_said(tmp_path: Path) -> None:
+    assert lease.keep_figures(tmp_path / "metrics", "ops-1", "x 1\n") == []
+    assert [path.name for path in (tmp_path / "metrics").iterdir()] == ["runs-ops-1.prom"]
+    (said,) = lease.keep_figures(tmp_path / "metrics", "../ops-1", "x 1\n")
+    assert "'../ops-1' is no name of a controller" in said
+    (tmp_path / "file").touch()
+    (said,) = lease.keep_figures(tmp_path / "file", "ops-1", "x 1\n")
+    assert said.startswith(f"figures not kept in {tmp_path / 'file'}: ")
+    assert lease.keep_figures(tmp_path / "plan", "ops-1", "x 1\n", plan_only=True) == []
+    assert not (tmp_path / "plan").exists()

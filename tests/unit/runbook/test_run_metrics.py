@@ -81,3 +81,13 @@ def test_a_check_that_found_something_bad_is_no_run_that_failed(
 ) -> None:
     run_metrics.record(tmp_path, run("failed", failures=failures), procedure(risk=risk), 100.0)
     assert samples(tmp_path)["runbook_last_run_status"] == {("site", shown): 1}
+
+
+def test_figures_for_an_exporter_of_several_controllers_say_whose_they_are(tmp_path: Path) -> None:
+    run_metrics.record(tmp_path, run(), procedure(), 100.0)
+    text = run_metrics.labelled(tmp_path, "ops-1")
+    assert 'runbook_runs_total{controller="ops-1",procedure="site",status="completed"} 1.0' in text
+    assert 'runbook_last_run_timestamp_seconds{controller="ops-1",procedure="site"} 100.0' in text
+    # Those of another one are no second sample of the same.
+    others = run_metrics.labelled(tmp_path, "ops-2").splitlines()
+    assert not {line for line in text.splitlines() if line[0] != "#"} & set(others)

@@ -24,7 +24,7 @@ from ansible.vars.hostvars import HostVars
 from ansible_collections.streamops.runbook.plugins.module_utils import catalog, control_host, provenance, runs
 from ansible_collections.streamops.runbook.plugins.module_utils.card import render
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
-from ansible_collections.streamops.runbook.plugins.module_utils.lease import Owner
+from ansible_collections.streamops.runbook.plugins.module_utils.lease import Owner, controller_id
 from ansible_collections.streamops.runbook.plugins.module_utils.private import check_credentials
 
 DOCUMENTATION = """
@@ -35,7 +35,8 @@ DOCUMENTATION = """
       - Active for the playbooks of the project's playbooks folder, each of which needs an entry in the catalog.
       - Refuses options that would let a failing check end green, and parameters with values that are not allowed.
       - Takes a kernel lock for each resource, writes the started and the finished record, prints the card.
-      - Where the inventory names a control host (runbook_lease_host), takes a lease of each resource there too.
+      - Where the inventory names a control host (runbook_lease_host), takes a lease of each resource there too, and
+        leaves record and figures there (runbook_metrics_dir of that host, where an exporter reads text files).
       - Raises the exit code to 3 (refused), 4 (degraded or unreachable) or 75 (locked).
     requirements:
       - enable in ansible.cfg with callbacks_enabled
@@ -73,7 +74,10 @@ class CallbackModule(CallbackBase):
         super().__init__()
         self._run: runs.Run | None = None
         self._locks: runs.Locks | None = None
+        self._keeper: control_host.ControlHost | None = None
         self._lease: control_host.Leasehold | None = None
+        # Whether this run has added itself to the figures of this controller's runs.
+        self._counted = False
         self._procedure: catalog.Procedure | None = None
         self._entries: dict[str, catalog.Procedure] = {}
         self._started_clock = 0.0
@@ -161,8 +165,8 @@ class CallbackModule(CallbackBase):
         credentials = value("runbook_credentials_file")
         if credentials and deployed:
             check_credentials(Path(credentials))
-        keeper = self._control_host(manager, inventory, value("runbook_lease_host"), extra)
-        self._take_locks(procedure, extra, keeper)
+        self._keeper = self._control_host(manager, inventory, value("runbook_lease_host"), extra)
+        self._take_locks(procedure, extra)
         self._start_clocks(procedure)
 
     @staticmethod
@@ -277,18 +281,22 @@ class CallbackModule(CallbackBase):
         host = inventory.get_host(name)
         if host is None:
             raise Refused("variable runbook_lease_host", repr(name), "a host of the inventory", "correct the inventory")
-        if not manager.get_vars(host=host, include_hostvars=False).get("runbook_lease_dir"):
+        variables = manager.get_vars(host=host, include_hostvars=False)
+        if not variables.get("runbook_lease_dir"):
             raise Refused(
                 f"variable runbook_lease_dir of {name}",
                 "nothing",
                 "the folder of the leases on that host",
                 "name it in the inventory",
             )
-        return control_host.ControlHost(name, control_host.options(context.CLIARGS), os.environ)
+        return control_host.ControlHost(
+            name,
+            control_host.options(context.CLIARGS),
+            os.environ,
+            shows_figures=bool(variables.get("runbook_metrics_dir")),
+        )
 
-    def _take_locks(
-        self, procedure: catalog.Procedure, extra: Mapping[str, Any], keeper: control_host.ControlHost | None
-    ) -> None:
+    def _take_locks(self, procedure: catalog.Procedure, extra: Mapping[str, Any]) -> None:
         run, _ = self._active()
         if run.started["check"]:
             return
@@ -303,7 +311,7 @@ class CallbackModule(CallbackBase):
             locks.take(procedure.locks, run.id, procedure.name, patience=60.0)
         if procedure.locks:
             # After the lock of this machine: whoever has that one knows that no task of an ended run goes on here.
-            self._take_lease(procedure, extra, keeper)
+            self._take_lease(procedure, extra)
             run.data["interrupted_before"] = runs.close_interrupted(run.folder)
             for left in run.data["interrupted_before"]:
                 self._keep_for_control_host(left["run"])
@@ -311,16 +319,14 @@ class CallbackModule(CallbackBase):
                 done = "; ".join(left["done"]) or "nothing yet"
                 self._say(f"Run {left['run']} was interrupted in phase {left['phase']}; it had done: {done}.")
 
-    def _take_lease(
-        self, procedure: catalog.Procedure, extra: Mapping[str, Any], keeper: control_host.ControlHost | None
-    ) -> None:
+    def _take_lease(self, procedure: catalog.Procedure, extra: Mapping[str, Any]) -> None:
         run, _ = self._active()
-        if keeper is None:
+        if self._keeper is None:
             return
         owner = Owner.here(run.id, procedure.name, os.environ)
         without = str(extra[control_host.PARAMETER]) if control_host.PARAMETER in extra else None
         self._lease = control_host.take(
-            keeper, procedure.locks, owner, float(procedure.deadline), procedure.risk, without
+            self._keeper, procedure.locks, owner, float(procedure.deadline), procedure.risk, without
         )
         run.data["lease"] = self._lease.as_dict()
         run.note({"phase": self._phase, "lease": run.data["lease"]})
@@ -333,16 +339,28 @@ class CallbackModule(CallbackBase):
             runs.Outbox(self._state / "outbox").add(run_id)
 
     def _return_lease(self) -> None:
-        """Give the leases back and leave the record on the control host; neither changes how the run ends."""
-        if self._lease is None or self._run is None:
+        """Give the leases back, leave record and figures on the control host; neither changes how the run ends."""
+        if self._keeper is None or self._run is None:
+            return
+        shows = self._counted and self._keeper.shows_figures
+        if self._lease is None and not shows:
             return
         outbox = runs.Outbox(self._state / "outbox")
         try:
             self._keep_for_control_host(self._run.id)
-            if self._lease.without:
+            if self._lease is not None and self._lease.without:
                 # It did not answer at the start: the next run that reaches it takes the record along.
                 return
-            kept, told = self._lease.give_back(outbox.waiting(self._run.folder))
+            # A run that acts on nothing holds no lease, and has figures all the same.
+            held = self._lease or control_host.Leasehold(self._keeper, self._run.id)
+            waiting = outbox.waiting(self._run.folder)
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="runbook-", suffix=".prom") as figures:
+                if shows:
+                    from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
+
+                    figures.write(run_metrics.labelled(self._state / "metrics", controller_id(os.environ)))
+                    figures.flush()
+                kept, told = held.give_back(waiting, Path(figures.name) if shows else None)
             outbox.sent(kept)
         except Exception as error:  # noqa: BLE001  the run has ended, and how does not depend on this
             told = [f"Leases could not be given back: {type(error).__name__}: {error}"]
@@ -431,6 +449,7 @@ class CallbackModule(CallbackBase):
             from ansible_collections.streamops.runbook.plugins.module_utils.announcement import announce
 
             run_metrics.record(self._state / "metrics", record, procedure, time.time())
+            self._counted = True
             delivery = asdict(announce(record, procedure, self._state / "spool", self._contacts, PROJECT))
         except Exception as error:  # noqa: BLE001  nothing here may change how a run ends
             self._say(f"Metrics or notice of this run could not be given away: {type(error).__name__}: {error}")
@@ -446,7 +465,9 @@ class CallbackModule(CallbackBase):
         if self._run is not None:
             record = self._run.finish(status, message=str(error), failures=[{"message": str(error)}])
             self._run.add(record, self._publish(record))
-            self._return_lease()
+            if self._lease is not None:
+                # A refusal is counted here; the next run that comes to its end takes its figure along.
+                self._return_lease()
         sys.exit(runs.EXIT_CODES[status])
 
     # While it runs.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import Refused, RunbookError, ServiceError
-from .lease import Owner
+from .lease import Owner, controller_id
 from .runs import Locked, age_text
 
 MARGIN_SECONDS = 120.0
@@ -102,6 +102,7 @@ class ControlHost:
     :param environment: of the run.
     :param execute: runs a program; as :func:`subprocess.run`.
     :param limit: seconds after which a call is ended and the host counts as one that does not answer.
+    :param shows_figures: whether an exporter there reads text files (its variable ``runbook_metrics_dir``).
     """
 
     def __init__(
@@ -111,17 +112,23 @@ class ControlHost:
         environment: Mapping[str, str],
         execute: Callable[..., Any] = subprocess.run,
         limit: int = _LIMIT_SECONDS,
+        *,
+        shows_figures: bool = False,
     ) -> None:
         self.name = name
+        self.shows_figures = shows_figures
         self._options = list(options)
         self._environment = dict(environment)
         self._execute = execute
         self._limit = limit
 
-    def call(self, state: str, records: Sequence[Path] = (), **parameters: Any) -> dict[str, Any]:
+    def call(
+        self, state: str, records: Sequence[Path] = (), figures: Path | None = None, **parameters: Any
+    ) -> dict[str, Any]:
         """Run the module there.
 
         :param records: files whose contents become the parameter ``records``.
+        :param figures: a file of this controller's figures, which an exporter there is to serve.
         :returns: the module's answer, also that it failed because a lease is ``held``.
         :raises Unreachable: no answer.
         :raises ServiceError: an answer, and it says that leases can't be kept there.
@@ -143,6 +150,14 @@ class ControlHost:
             arguments["records"] = (
                 "{{ query('ansible.builtin.file', *(lookup('ansible.builtin.env', 'RUNBOOK_RECORDS') | from_json)) }}"
             )
+        if figures is not None:
+            environment["RUNBOOK_FIGURES"] = str(figures)
+            text = "lookup('ansible.builtin.file', lookup('ansible.builtin.env', 'RUNBOOK_FIGURES'), rstrip=false)"
+            arguments["figures"] = {
+                "folder": "{{ runbook_metrics_dir }}",
+                "controller": controller_id(self._environment),
+                "text": f"{{{{ {text} }}}}",
+            }
         # Without it a connection that hangs would keep the run from beginning, or from ending.
         command = ["timeout", "-k", str(_GRACE_SECONDS), str(self._limit), sys.executable, "-m", "ansible", "adhoc"]
         command += [self.name, *self._options, "-m", "streamops.runbook.lease", "-a", json.dumps(arguments)]
@@ -220,17 +235,18 @@ class Leasehold:
             for lease in self.left
         ]
 
-    def give_back(self, records: Sequence[Path]) -> tuple[list[str], list[str]]:
-        """Give the leases back and leave records there, in one call.
+    def give_back(self, records: Sequence[Path], figures: Path | None = None) -> tuple[list[str], list[str]]:
+        """Give the leases back and leave records and figures there, in one call.
 
         :param records: finished records.
+        :param figures: see :meth:`ControlHost.call`.
         :returns: the ids of the records that are kept there, and what a person must know.
         """
         try:
-            answer = self.host.call("released", records, run=self.run, fences=self.fences)
+            answer = self.host.call("released", records, figures, run=self.run, fences=self.fences)
         except RunbookError as error:
             lost = f"; the lease ends by itself at {self.expires_at}" if self.fences else ""
-            return [], [f"Leases and records on {self.host.name} are as they were: {error}{lost}"]
+            return [], [f"Leases, records and figures on {self.host.name} are as they were: {error}{lost}"]
         told = [f"{sentence}; it was left alone." for sentence in answer.get("foreign", ())]
         return list(answer.get("kept", ())), told + list(answer.get("record_errors", ()))
 

@@ -33,6 +33,7 @@ CONTROLLER_VARIABLE = "RUNBOOK_CONTROLLER"
 """Environment variable that names this controller in place of its host name and machine id."""
 
 _RESOURCE = re.compile(r"^[a-z0-9][a-z0-9-]*$")
+_CONTROLLER = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 _RUN_ID = re.compile(r"^[0-9]{8}T[0-9]{6}Z-[a-z0-9-]+$")
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MACHINE_ID = Path("/etc/machine-id")
@@ -400,3 +401,26 @@ def keep_records(folder: Path, records: Sequence[str], *, plan_only: bool = Fals
         except (OSError, ValueError, KeyError, TypeError) as error:
             errors.append(f"record not kept in {folder}: {type(error).__name__}: {error}")
     return kept, errors
+
+
+def keep_figures(folder: Path, controller: str, text: str, *, plan_only: bool = False) -> list[str]:
+    """Put the figures of a controller's runs where this machine's exporter reads text files.
+
+    :param folder: of text files.
+    :param controller: whose they are; each has a file of its own, which it replaces.
+    :returns: a sentence where they could not be put there.
+    """
+    path = folder / f"runs-{controller}.prom"
+    try:
+        if not _CONTROLLER.match(controller):
+            raise ValueError(f"{controller!r} is no name of a controller")
+        if not plan_only:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+            fresh = folder / f".{path.name}.{os.getpid()}"
+            # Whole or not at all: a scrape may come at any moment.
+            fresh.write_text(text, encoding="utf-8")
+            fresh.chmod(0o644)
+            fresh.replace(path)
+    except (OSError, ValueError) as error:
+        return [f"figures not kept in {folder}: {type(error).__name__}: {error}"]
+    return []

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -80,6 +80,17 @@ def read(path: Path) -> Samples:
     return samples
 
 
+def labelled(folder: Path, controller: str) -> str:
+    """Return the figures of this controller for an exporter that serves those of others too, told apart by a label.
+
+    :param folder: see :func:`record`.
+    :param controller: the label's value.
+    """
+    registry = CollectorRegistry()
+    registry.register(_Collector(read(folder / FILE), controller))
+    return generate_latest(registry).decode()
+
+
 def shown_status(finished: Mapping[str, Any], procedure: Procedure) -> str:
     """Return the status that the figures show: the record's own, but for a check that found something bad.
 
@@ -109,16 +120,19 @@ def _add(samples: Samples, finished: Mapping[str, Any], procedure: Procedure, en
 
 
 class _Collector:
-    def __init__(self, samples: Samples) -> None:
+    """The samples as families; with a controller, each has its name as one more label."""
+
+    def __init__(self, samples: Samples, controller: str = "") -> None:
         self._samples = samples
+        self._more = {"controller": controller} if controller else {}
 
     def collect(self) -> Iterable[Metric]:
         for name, (text, labels) in _FAMILIES.items():
             family: CounterMetricFamily | GaugeMetricFamily
             if name == _RUNS:
-                family = CounterMetricFamily(name.removesuffix("_total"), text, labels=labels)
+                family = CounterMetricFamily(name.removesuffix("_total"), text, labels=(*labels, *self._more))
             else:
-                family = GaugeMetricFamily(name, text, labels=labels)
+                family = GaugeMetricFamily(name, text, labels=(*labels, *self._more))
             for key, value in sorted(self._samples[name].items()):
-                family.add_metric(key, value)
+                family.add_metric((*key, *self._more.values()), value)
             yield family

@@ -11,7 +11,7 @@ description:
   - Runs on the host that keeps the leases, with nothing but Python's standard library.
   - C(taken) takes every lease or none. A lease of another owner fails the module and is returned as C(held), unless
     it has expired, or C(gone) names it and it is of the same controller.
-  - C(released) gives back what is still the run's with the same fencing number, and keeps records of runs.
+  - C(released) gives back what is still the run's with the same fencing number, and keeps records and figures of runs.
 options:
   state:
     description: What to do; C(read) changes nothing.
@@ -52,6 +52,22 @@ options:
     type: list
     elements: str
     default: []
+  figures:
+    description: Figures of a controller's runs in Prometheus' text format; for C(released).
+    type: dict
+    suboptions:
+      folder:
+        description: Folder in which this host's exporter reads text files.
+        type: path
+        required: true
+      controller:
+        description: Whose they are.
+        type: str
+        required: true
+      text:
+        description: The figures.
+        type: str
+        required: true
 attributes:
   check_mode:
     support: full
@@ -107,7 +123,7 @@ kept:
   type: list
   elements: str
 record_errors:
-  description: Why other records are not.
+  description: Why other records, or the figures, are not.
   returned: for the state released
   type: list
   elements: str
@@ -118,7 +134,12 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
-from ansible_collections.streamops.runbook.plugins.module_utils.lease import Leases, Owner, keep_records
+from ansible_collections.streamops.runbook.plugins.module_utils.lease import (
+    Leases,
+    Owner,
+    keep_figures,
+    keep_records,
+)
 
 
 def main() -> None:
@@ -135,6 +156,14 @@ def main() -> None:
             "fences": {"type": "dict", "default": {}},
             # Long, and of no use in the system's log, where Ansible would write them.
             "records": {"type": "list", "elements": "str", "default": [], "no_log": True},
+            "figures": {
+                "type": "dict",
+                "options": {
+                    "folder": {"type": "path", "required": True},
+                    "controller": {"type": "str", "required": True},
+                    "text": {"type": "str", "required": True, "no_log": True},
+                },
+            },
         },
         required_if=[("state", "taken", ("resources", "owner", "seconds")), ("state", "released", ("run",))],
         supports_check_mode=True,
@@ -157,6 +186,13 @@ def main() -> None:
             fences = {resource: int(fence) for resource, fence in given["fences"].items()}
             released, foreign = leases.release(fences, given["run"], plan_only=module.check_mode)
             kept, errors = keep_records(folder.parent / "runs", given["records"], plan_only=module.check_mode)
+            if given["figures"]:
+                errors += keep_figures(
+                    Path(given["figures"]["folder"]),
+                    given["figures"]["controller"],
+                    given["figures"]["text"],
+                    plan_only=module.check_mode,
+                )
             answer = {
                 "changed": bool(released or kept),
                 "released": released,
