@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -269,3 +271,85 @@ def test_what_is_asked_of_a_host_is_what_its_services_need(deployment: Deploymen
     assert needs["kafka-1"] == {"kafka", "jmx-exporter", "node-exporter"}
     assert needs["minio-1"] == {"minio", "node-exporter"}
     assert needs["spark-2"] == {"spark-connectors", "node-exporter"}
+
+
+def shown(folder: Path, host: str, *names: str) -> dict[str, Any]:
+    """Ask Ansible for variables of a host, as the inventory in the folder gives them."""
+    told = [
+        "-m",
+        "ansible.builtin.debug",
+        "-a",
+        f"msg={{{{ dict({[*names]} | zip([{', '.join(names)}])) | to_json }}}}",
+    ]
+    done = run(folder, "ansible", host, "-i", "inventory/hosts", "--one-line", *told)
+    assert done.returncode == 0, done.stdout
+    found: dict[str, Any] = json.loads(json.loads(done.stdout.partition(" => ")[2])["msg"])
+    return found
+
+
+def test_controllers_of_their_own_are_no_brokers_to_anybody(tmp_path: Path) -> None:
+    inventory = filled(tmp_path)
+    assert run(tmp_path, "ansible-vault", "encrypt", str(inventory / "credentials.json")).returncode == 0
+    alone = {
+        f"control-{n}": {"ansible_host": f"10.0.0.6{n}", "kafka_node_id": 10 + n, "kafka_process_roles": "controller"}
+        for n in (1, 2, 3)
+    }
+    brokers = {f"kafka-{n}": {"kafka_process_roles": "broker"} for n in (1, 2, 3)}
+    (inventory / "more.yml").write_text(json.dumps({"kafka": {"hosts": alone | brokers}}))
+    found = shown(tmp_path, "ops-1", "procedure_target", "prometheus_jobs", "kafka_bootstrap", "pipeline_endpoints")
+    target = found["procedure_target"]
+    assert sorted(target["brokers"]) == ["kafka-1", "kafka-2", "kafka-3"]
+    assert sorted(target["voters"]) == ["control-1", "control-2", "control-3"]
+    assert target["controllers"]["control-2"] == "10.0.0.62:9093"
+    assert sorted(found["kafka_bootstrap"].split(",")) == [f"10.0.0.1{n}:9092" for n in (1, 2, 3)]
+    jobs = {job["name"]: sorted(entry["host"] for entry in job["targets"]) for job in found["prometheus_jobs"]}
+    assert jobs["kafka"] == ["kafka-1", "kafka-2", "kafka-3"]
+    assert jobs["kafka-controllers"] == ["control-1", "control-2", "control-3"]
+
+
+def test_one_outdated_node_of_the_store_names_all_of_them_for_one_restart(tmp_path: Path) -> None:
+    site = yaml.safe_load((ROOT / "playbooks" / "site.yml").read_text())
+    naming = next(play for play in site if play["name"].endswith("name what still runs an older definition"))
+    told = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [
+            {
+                "ansible.builtin.debug": {
+                    "msg": "restart {{ groups['act_restart_minio'] | default([]) | sort | join(' ') }}."
+                }
+            }
+        ],
+    }
+    (tmp_path / "play.yml").write_text(json.dumps([naming, told]))
+    nodes: dict[str, dict[str, Any]] = {f"minio-{n}": {} for n in (1, 2, 3, 4)}
+
+    def named() -> str:
+        groups = {"minio": {"hosts": nodes}, "kafka": {"hosts": {"kafka-1": {}}}}
+        children = {**groups, "services": {"children": {name: {} for name in groups}}}
+        (tmp_path / "inventory.yml").write_text(json.dumps({"all": {"children": children}}))
+        (tmp_path / "vault").write_text("a test's own")
+        done = run(tmp_path, "ansible-playbook", "-i", "inventory.yml", "play.yml")
+        assert done.returncode == 0, done.stdout
+        return str(next(line for line in done.stdout.splitlines() if "restart " in line and line.strip().endswith(".")))
+
+    assert "restart ." in named()
+    nodes["minio-2"]["service_outdated"] = ["minio"]
+    assert "restart minio-1 minio-2 minio-3 minio-4." in named()
+
+
+def test_machine_that_takes_connections_and_says_nothing_is_named_within_seconds(tmp_path: Path) -> None:
+    (tmp_path / "vault").write_text("a test's own")
+    with socket.create_server(("127.0.0.1", 0)) as paused:
+        options = {name: variables()[name] for name in ("ansible_ssh_timeout", "ansible_ssh_common_args")}
+        place = {"ansible_host": "127.0.0.1", "ansible_port": paused.getsockname()[1], "ansible_user": "nobody"}
+        (tmp_path / "inventory.yml").write_text(json.dumps({"all": {"hosts": {"kafka-1": {**place, **options}}}}))
+        began = time.monotonic()
+        done = run(tmp_path, "ansible", "kafka-1", "-i", "inventory.yml", "-m", "ansible.builtin.ping")
+        seconds = time.monotonic() - began
+    assert done.returncode == 4
+    assert "kafka-1 | UNREACHABLE!" in done.stdout
+    assert seconds < 30
+    # A machine that falls silent in the middle of a task.
+    every, most = (int(value) for value in re.findall(r"ServerAlive\w+=(\d+)", options["ansible_ssh_common_args"]))
+    assert every * most <= 10

@@ -82,7 +82,7 @@ def answers(host: str) -> Check:
 
 
 @pytest.mark.parametrize(
-    ("brokers", "away", "answering", "lost"),
+    ("voters", "away", "answering", "lost"),
     [
         (3, 1, 0, False),
         (3, 2, 0, True),
@@ -95,10 +95,10 @@ def answers(host: str) -> Check:
         (1, 0, 0, False),
     ],
 )
-def test_quorum_is_a_majority_of_brokers_that_are_reached_or_answer(
-    brokers: int, away: int, answering: int, lost: bool
+def test_quorum_is_a_majority_of_voters_that_are_reached_or_answer(
+    voters: int, away: int, answering: int, lost: bool
 ) -> None:
-    names = [f"kafka-{number}" for number in range(brokers)]
+    names = [f"kafka-{number}" for number in range(voters)]
     checks = [answers(name) for name in names[:answering]]
     assert bool(health.lost_quorum(names, names[:away], checks)) is lost
 

@@ -460,6 +460,40 @@ def test_the_order_is_broken_ones_first_and_the_active_controller_last() -> None
     assert roll_order([1, 3], view(leader=2)) == [1, 3]
 
 
+# Controllers 1 to 3 alone, brokers 11 to 13 alone.
+ALONE = (1, 2, 3)
+
+
+def apart(**changes: Any) -> View:
+    whole = view(topic(replicas=[11, 12, 13], isr=changes.pop("isr", [11, 12, 13])), **changes)
+    whole["brokers"] = [{"broker_id": broker, "is_fenced": False} for broker in (11, 12, 13)]
+    return whole
+
+
+def test_a_controller_alone_is_back_when_it_votes_and_a_broker_alone_when_it_is_in_sync() -> None:
+    assert back_gate(2, apart(), ALONE).allowed
+    assert back_gate(2, apart(behind=[2]), ALONE).reasons == ["controller 2 is behind its leader 1"]
+    assert back_gate(2, apart(voters=[1, 3]), ALONE).reasons == ["controller 2 has no vote in the quorum"]
+    assert back_gate(2, apart(leader=-1), ALONE).reasons == ["the quorum has no leader"]
+    assert back_gate(12, apart(), ALONE).allowed
+    assert back_gate(12, apart(isr=[11, 13]), ALONE).reasons == ["broker 12 is not in sync in 6 partitions"]
+
+
+def test_a_controller_alone_may_stop_where_the_quorum_can_do_without_it_whatever_partitions_lack() -> None:
+    assert roll_gate(2, apart(isr=[11]), [11, 12, 13]).allowed
+    (reason,) = roll_gate(2, apart(behind=[3]), [11, 12, 13]).reasons
+    assert reason == "only controllers [1] would be caught up, 2 are needed of 3"
+    # A broker alone has no vote, and is kept for its partitions.
+    assert roll_gate(12, apart(behind=[3]), [11, 12, 13]).allowed
+    assert not roll_gate(12, apart(isr=[11, 12]), [11, 12, 13]).allowed
+    assert roll_gate(2, apart(), [11, 12, 13], "strict").allowed
+
+
+def test_the_order_of_a_roll_takes_a_controller_that_votes_for_one_in_service() -> None:
+    assert roll_order([1, 2, 3, 11], apart(leader=1), ALONE) == [2, 3, 11, 1]
+    assert roll_order([1, 2, 3, 11], apart(leader=1, behind=[3]), ALONE) == [3, 2, 11, 1]
+
+
 def test_leaders_that_moved_are_found_only_where_they_can_go_back() -> None:
     moved = kafka_admin.not_preferred(view(topic("a", 2, leader=2), topic("b", 1, leader=2, isr=[2, 3])))
     assert moved == {"a": [0, 1]}

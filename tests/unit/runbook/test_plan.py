@@ -127,7 +127,7 @@ def test_what_runs_the_streams_tasks_stops_after_it_and_starts_before_it() -> No
 def test_dead_worker_is_left_out_and_the_stream_keeps_going() -> None:
     services = [info for info in [*stack(), *spark()] if info["host"] != "spark-3"]
     gone = Check("service.running", "spark-worker", "spark-3", False, "the host can't be reached", "running")
-    assert make(services, [gone], unreachable={"spark-3": ["spark-worker"]}, brokers=BROKERS).actions == ()
+    assert make(services, [gone], unreachable={"spark-3": ["spark-worker"]}, voters=BROKERS).actions == ()
 
 
 def test_start_never_restarts_what_runs() -> None:
@@ -220,7 +220,7 @@ def without(*hosts: str, **changed: dict[str, Any]) -> list[dict[str, Any]]:
 
 def away(*hosts: str) -> dict[str, Any]:
     services = {info["host"]: [info["service"]] for info in stack()}
-    return {"unreachable": {host: services[host] for host in hosts}, "brokers": BROKERS}
+    return {"unreachable": {host: services[host] for host in hosts}, "voters": BROKERS}
 
 
 def short_of(*hosts: str) -> list[Check]:
@@ -273,7 +273,7 @@ def test_stream_is_given_time_to_find_the_brokers_that_are_left() -> None:
 @pytest.mark.parametrize("intent", ["recover", "restart", "start"])
 def test_lost_quorum_is_said_before_anything_is_touched(intent: str) -> None:
     services = without("kafka-2", "kafka-3", minio_1={"state": "stopped"})
-    with pytest.raises(plan.QuorumLost, match=r"kafka-2, kafka-3 out of reach .* leaves 1 of 3 brokers"):
+    with pytest.raises(plan.QuorumLost, match=r"kafka-2, kafka-3 out of reach .* leaves 1 of 3 controllers"):
         make(services, short_of("kafka-2", "kafka-3"), intent=intent, **away("kafka-2", "kafka-3"))
 
 
@@ -289,5 +289,5 @@ def test_broker_that_answers_counts_though_its_machine_can_not_be_reached() -> N
 
 
 def test_run_that_is_not_about_kafka_does_not_count_its_brokers() -> None:
-    made = make(without("kafka-2", "kafka-3"), [], **{**away("kafka-2", "kafka-3"), "brokers": ()})
+    made = make(without("kafka-2", "kafka-3"), [], **{**away("kafka-2", "kafka-3"), "voters": ()})
     assert made.actions == ()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -146,3 +147,18 @@ def test_broker_of_an_address_that_is_not_the_inventorys_is_nobody_to_blame() ->
     checks = {check.name: check for check in probes.judge_cluster(answer, 1, [topic(isr=(1, 2))], TARGET)}
     assert checks["kafka.in_sync"].blames == ("node 3",)
     assert checks["kafka.brokers"].blames == ("kafka-1", "kafka-2", "kafka-3")
+
+
+def test_controller_that_is_no_broker_is_asked_for_a_connection() -> None:
+    aim = replace(TARGET, controllers={"control-1": "127.0.0.1:1"})
+    asked: list[str] = []
+    check = probes.controller_check(aim, "control-1", lambda address, _: asked.append(address))
+    assert (check.name, check.service, check.host, check.healthy) == ("kafka.answers", "kafka", "control-1", True)
+    assert asked == ["127.0.0.1:1"]
+
+    def paused(address: str, timeout: float) -> None:
+        raise TimeoutError(f"{address} after {timeout}")
+
+    silent = probes.controller_check(aim, "control-1", paused)
+    assert not silent.healthy
+    assert "TimeoutError" in silent.seen

@@ -80,6 +80,7 @@ WIDE: dict[str, Any] = {
             "token": TOKEN,
             "targets": [{"address": "10.0.0.21:9000", "host": "minio-1", "service": "minio"}],
         },
+        {"name": "nobody", "basic_auth": {}, "token": "", "targets": []},
         {
             "name": "gateway",
             "scheme": "http",

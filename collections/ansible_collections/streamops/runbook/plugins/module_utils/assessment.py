@@ -24,6 +24,8 @@ ARGUMENTS: dict[str, Any] = {
             "brokers": {"type": "dict", "required": True},
             "hosts": {"type": "dict", "required": True},
             "monitoring": {"type": "dict", "default": {}},
+            "voters": {"type": "list", "elements": "str", "default": []},
+            "controllers": {"type": "dict", "default": {}},
             "cluster_id": {"type": "str", "required": True},
             "topics": {"type": "list", "elements": "str", "required": True},
             "buckets": {"type": "list", "elements": "str", "required": True},
@@ -42,6 +44,11 @@ ARGUMENTS: dict[str, Any] = {
     "interval": {"type": "float", "default": 1.0},
     "deadline": {"type": "float", "default": 0.0},
 }
+
+
+def voters(parameters: Mapping[str, Any]) -> list[str]:
+    """Return the hosts of the Kafka nodes that vote: those that are named, or every broker."""
+    return list(parameters["target"]["voters"] or parameters["target"]["brokers"])
 
 
 def read(parameters: Mapping[str, Any]) -> Reading:

@@ -31,7 +31,8 @@ def places(target: Target) -> dict[str, tuple[str, str]]:
         **{service: watching[service] for service in ("prometheus", "alertmanager") if service in watching},
         **watching.get("exporters", {}),
     }
-    found = {address: ("kafka", host) for host, address in target.brokers.items()}
+    nodes = [*target.brokers.items(), *target.controllers.items()]
+    found = {address: ("kafka", host) for host, address in nodes}
     for name, url in [*urls.items(), *target.endpoints["metrics"].items()]:
         if str(url).startswith("https:"):
             service = _PAGES.get(name, name)

@@ -97,24 +97,24 @@ def watch(
         sleep(interval)
 
 
-def lost_brokers(brokers: Collection[str], away: Collection[str], checks: Sequence[Check]) -> list[str]:
-    """Return the hosts of brokers that are lost for this run: out of reach, and their Kafka does not answer either."""
+def lost_voters(voters: Collection[str], away: Collection[str], checks: Sequence[Check]) -> list[str]:
+    """Return the hosts of Kafka's voters that are lost for this run: out of reach, and their Kafka does not answer."""
     answering = {check.host for check in checks if check.name == "kafka.answers" and check.healthy}
-    return sorted(host for host in brokers if host in away and host not in answering)
+    return sorted(host for host in voters if host in away and host not in answering)
 
 
-def lost_quorum(brokers: Collection[str], away: Collection[str], checks: Sequence[Check]) -> str:
-    """Say why no quorum is possible, since the brokers that are left are no majority; nothing when one is.
+def lost_quorum(voters: Collection[str], away: Collection[str], checks: Sequence[Check]) -> str:
+    """Say why no quorum is possible, since the voters that are left are no majority; nothing when one is.
 
-    :param brokers: the hosts of all brokers, each of which votes.
+    :param voters: the hosts of all Kafka nodes that vote.
     :param away: the hosts that can't be reached.
     """
-    lost = lost_brokers(brokers, away, checks)
-    left, needed = len(brokers) - len(lost), len(brokers) // 2 + 1
+    lost = lost_voters(voters, away, checks)
+    left, needed = len(voters) - len(lost), len(voters) // 2 + 1
     leads = any(check.name == "kafka.quorum" and check.healthy for check in checks)
     if not lost or left >= needed or leads:
         return ""
-    return f"{', '.join(lost)} out of reach and without an answer, which leaves {left} of {len(brokers)} brokers"
+    return f"{', '.join(lost)} out of reach and without an answer, which leaves {left} of {len(voters)} controllers"
 
 
 def lost_flow(

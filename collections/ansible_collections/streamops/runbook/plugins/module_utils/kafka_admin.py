@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from ansible_collections.streamops.runbook.plugins.module_utils import tls
@@ -620,12 +620,14 @@ def read_view(client: Any) -> View:
 
 
 def roll_gate(node: int, view: View, nodes: Sequence[int], profile: str = "availability") -> Gate:
-    """Decide whether stopping combined node ``node`` now keeps every partition writable.
+    """Decide whether stopping ``node`` now keeps every partition writable, and the quorum.
+
+    A node that is a broker alone has no vote, one that is a controller alone no partition.
 
     ``availability`` asks only that, so that a repair is not blocked by the damage it repairs;
     ``strict``, for planned work, also wants everything in sync and nothing moving.
 
-    :param nodes: ids of all nodes that the inventory names.
+    :param nodes: ids of all brokers that the inventory names.
     """
     gate = Gate()
     _gate_partitions(gate, node, view)
@@ -662,7 +664,7 @@ def _gate_partitions(gate: Gate, node: int, view: View) -> None:
 
 def _gate_quorum(gate: Gate, node: int, view: View) -> None:
     quorum = view["quorum"]
-    voters = {voter["replica_id"]: voter["last_caught_up_timestamp"] for voter in quorum["current_voters"]}
+    voters = [voter["replica_id"] for voter in quorum["current_voters"]]
     leader = quorum["leader_id"]
     if leader < 0 or leader not in voters:
         gate.reasons.append("the quorum has no leader")
@@ -672,10 +674,7 @@ def _gate_quorum(gate: Gate, node: int, view: View) -> None:
     if len(voters) == 1:
         gate.warnings.append("the only controller: the cluster stands still meanwhile")
         return
-    caught_up = [
-        voter for voter, moment in voters.items() if voter == leader or voters[leader] - moment < QUORUM_LAG_MS
-    ]
-    rest = [voter for voter in caught_up if voter != node]
+    rest = [voter for voter, caught_up in _caught_up(view).items() if caught_up and voter != node]
     needed = (len(voters) + 2) // 2 if len(voters) > 2 else 1
     if len(rest) < needed:
         gate.reasons.append(f"only controllers {rest} would be caught up, {needed} are needed of {len(voters)}")
@@ -695,11 +694,24 @@ def _gate_strict(gate: Gate, view: View, nodes: Sequence[int]) -> None:
         gate.reasons.append(f"{view['moving']} reassignments are in flight")
 
 
-def back_gate(node: int, view: View) -> Gate:
-    """Decide whether a restarted node carries its share again: registered, in every ISR, voting."""
+def _caught_up(view: View) -> dict[int, bool]:
+    """Whether each voter has what the quorum's leader has; without a leader nobody has."""
+    voters = {voter["replica_id"]: voter["last_caught_up_timestamp"] for voter in view["quorum"]["current_voters"]}
+    leader = view["quorum"]["leader_id"]
+    return {
+        voter: leader in voters and (voter == leader or voters[leader] - moment < QUORUM_LAG_MS)
+        for voter, moment in voters.items()
+    }
+
+
+def back_gate(node: int, view: View, controllers: Collection[int] = ()) -> Gate:
+    """Decide whether a restarted node carries its share again: registered, in every ISR, voting.
+
+    :param controllers: ids of the nodes that are controllers alone: they register as no broker and hold no copy.
+    """
     gate = Gate()
     live = {broker["broker_id"] for broker in view["brokers"] if not broker.get("is_fenced")}
-    if node not in live:
+    if node not in live and node not in controllers:
         gate.reasons.append(f"broker {node} is not in service")
     behind = [
         name
@@ -708,18 +720,23 @@ def back_gate(node: int, view: View) -> Gate:
     ]
     if behind:
         gate.reasons.append(f"broker {node} is not in sync in {len(behind)} partitions")
-    voters = {voter["replica_id"]: voter["last_caught_up_timestamp"] for voter in view["quorum"]["current_voters"]}
-    leader = view["quorum"]["leader_id"]
-    if leader not in voters:
+    caught_up, leader = _caught_up(view), view["quorum"]["leader_id"]
+    if leader not in caught_up:
         gate.reasons.append("the quorum has no leader")
-    elif node in voters and node != leader and voters[leader] - voters[node] >= QUORUM_LAG_MS:
+    elif node in controllers and node not in caught_up:
+        gate.reasons.append(f"controller {node} has no vote in the quorum")
+    elif not caught_up.get(node, True):
         gate.reasons.append(f"controller {node} is behind its leader {leader}")
     return gate
 
 
-def roll_order(nodes: Sequence[int], view: View) -> list[int]:
-    """The order of a roll: nodes out of service first, the active controller last."""
+def roll_order(nodes: Sequence[int], view: View, controllers: Collection[int] = ()) -> list[int]:
+    """The order of a roll: nodes out of service first, the active controller last.
+
+    :param controllers: see :func:`back_gate`.
+    """
     live = {broker["broker_id"] for broker in view["brokers"] if not broker.get("is_fenced")}
+    live |= {node for node, caught_up in _caught_up(view).items() if caught_up and node in controllers}
     leader = view["quorum"]["leader_id"]
     return sorted(nodes, key=lambda node: (node == leader, node in live, node))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .catalog import parse_timestamp
 from .errors import Refused, RunbookError
-from .health import lost_brokers, lost_quorum, pressing, silent_lines
+from .health import lost_quorum, lost_voters, pressing, silent_lines
 from .monitoring import SERVICES as MONITORING
 from .probes import Check
 
@@ -67,7 +67,7 @@ class Plan:
     """What a run will do; empty actions mean that there is nothing to do.
 
     :param unreachable: services by host that can't be reached; no action is ever on one of these hosts.
-    :param lost: those of them whose brokers do not answer either.
+    :param lost: those of them whose Kafka votes and does not answer either.
     """
 
     intent: str
@@ -223,7 +223,7 @@ def make(
     cluster_id: str,
     restart_monitoring: bool = False,
     unreachable: Mapping[str, Sequence[str]] | None = None,
-    brokers: Collection[str] = (),
+    voters: Collection[str] = (),
 ) -> Plan:
     """Make the plan of a run.
 
@@ -235,7 +235,7 @@ def make(
     :param restart_monitoring: with ``restart``, what watches is restarted too; else it is only repaired.
     :param unreachable: services by host that can't be reached. They are left out, and what fails for them alone
         is neither waited for nor repaired.
-    :param brokers: the hosts of all brokers, where the run needs Kafka.
+    :param voters: the hosts of all Kafka nodes that vote, where the run needs Kafka.
     :raises Refused: when acting would be wrong.
     :raises QuorumLost: when acting on what is left could not bring Kafka back.
     """
@@ -244,7 +244,7 @@ def make(
     absent = [f"{service['service']} on {service['host']}" for service in services if service["state"] == "absent"]
     if absent and intent != "observe":
         raise Refused(", ".join(absent), "nothing deployed", "a deployed service", "make up")
-    if intent != "stop" and (why := lost_quorum(brokers, away, checks)):
+    if intent != "stop" and (why := lost_quorum(voters, away, checks)):
         raise QuorumLost("the quorum of Kafka", why, "a majority", "bring those machines back, then run this again")
     failed = pressing(checks, away)
     weak = frozenset(check.service for check in checks if not check.healthy and check not in failed)
@@ -254,7 +254,7 @@ def make(
         # A cluster-wide check may fail while every node answers: replicas still catching up, say.
         actions = [Action(check.service, "", "wait", check.seen) for check in failed if not check.host]
     _refuse_refused_start(services, actions)
-    return Plan(intent, tuple(sorted(actions, key=_order(intent))), away, tuple(lost_brokers(brokers, away, checks)))
+    return Plan(intent, tuple(sorted(actions, key=_order(intent))), away, tuple(lost_voters(voters, away, checks)))
 
 
 def _refuse_refused_start(services: Sequence[Mapping[str, Any]], actions: Sequence[Action]) -> None:

@@ -57,6 +57,9 @@ class Check:
 class Target:
     """What is probed and as whom; ``timeout`` in seconds is the limit of each single question.
 
+    :param brokers: the address for clients by host.
+    :param voters: hosts of the Kafka nodes that vote; empty where every broker does.
+    :param controllers: ``host:port`` by host of those that are controllers alone.
     :param tls: the files of this machine where the stack speaks TLS (see module_utils/tls.py); None where it does not.
     """
 
@@ -69,6 +72,8 @@ class Target:
     buckets: Sequence[str]
     hosts: Mapping[str, str]
     monitoring: Mapping[str, Any] = field(default_factory=dict)
+    voters: Sequence[str] = ()
+    controllers: Mapping[str, str] = field(default_factory=dict)
     progress_max_age: float = 30.0
     ack_max_age: float = 15.0
     timeout: float = 4.0
@@ -138,6 +143,16 @@ def broker_check(
     except Exception as error:  # noqa: BLE001  any failure to answer is the answer
         return Check("kafka.answers", "kafka", host, False, _first_line(error), expected)
     client.close()
+    return Check("kafka.answers", "kafka", host, True, "answers", expected)
+
+
+def controller_check(target: Target, host: str, dial: Callable[[str, float], None] = dial) -> Check:
+    """Ask a controller that is no broker to take a connection, with TLS a handshake: clients have no login there."""
+    expected = f"a connection within {target.timeout:g} s"
+    try:
+        dial(target.controllers[host], target.timeout)
+    except Exception as error:  # noqa: BLE001  any failure to answer is the answer
+        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected)
     return Check("kafka.answers", "kafka", host, True, "answers", expected)
 
 
@@ -415,6 +430,10 @@ def probe_all(target: Target, scope: Sequence[str]) -> list[Check]:
         questions += [
             lambda host=host: broker_check(target, host, connect, knock)  # type: ignore[misc]
             for host in target.brokers
+        ]
+        questions += [
+            lambda host=host: controller_check(target, host, knock)  # type: ignore[misc]
+            for host in target.controllers
         ]
         questions.append(lambda: cluster_checks(target, connect, knock))
     if "minio" in scope:

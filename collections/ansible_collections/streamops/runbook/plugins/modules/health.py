@@ -101,7 +101,7 @@ def main() -> None:
                 cluster_id=given["target"]["cluster_id"],
                 restart_monitoring=given["restart_monitoring"],
                 unreachable=unreachable,
-                brokers=given["target"]["brokers"] if "kafka" in given["scope"] else (),
+                voters=assessment.voters(given) if "kafka" in given["scope"] else (),
             )
         except RunbookError as error:
             # Nothing was touched, yet a lost quorum is no verdict on what was asked: it is the outage itself.

@@ -21,10 +21,15 @@ options:
     description: The node's id; not for C(order).
     type: int
   nodes:
-    description: Ids of all nodes of the cluster; for C(order), those to restart.
+    description: Ids of all brokers of the cluster; for C(order), of the nodes to restart.
     type: list
     elements: int
     required: true
+  controllers:
+    description: Ids of the nodes that are controllers alone.
+    type: list
+    elements: int
+    default: []
   bootstrap:
     description: Addresses of the brokers.
     type: list
@@ -131,6 +136,7 @@ def main() -> None:
             },
             "node": {"type": "int"},
             "nodes": {"type": "list", "elements": "int", "required": True},
+            "controllers": {"type": "list", "elements": "int", "default": []},
             "bootstrap": {"type": "list", "elements": "str", "required": True},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
@@ -158,7 +164,7 @@ def main() -> None:
         if params["question"] == "may_stop":
             return kafka_admin.roll_gate(node, view, nodes, params["profile"])
         if params["question"] == "is_back":
-            return kafka_admin.back_gate(node, view)
+            return kafka_admin.back_gate(node, view, params["controllers"])
         return kafka_admin.Gate()
 
     what = f"gate {params['question']}" + ("" if node is None else f" of Kafka node {node}")
@@ -187,7 +193,7 @@ def main() -> None:
     module.exit_json(
         changed=moved,
         pauses=gate.warnings,
-        order=kafka_admin.roll_order(nodes, views[-1]) if params["question"] == "order" else [],
+        order=kafka_admin.roll_order(nodes, views[-1], params["controllers"]) if params["question"] == "order" else [],
     )
 
 

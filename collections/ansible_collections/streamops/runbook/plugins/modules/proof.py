@@ -90,7 +90,7 @@ def impossible(given: dict[str, Any], reading: health.Reading) -> tuple[str, str
     :param reading: of this moment.
     """
     unreachable = given["unreachable"] or {}
-    quorum = health.lost_quorum(given["target"]["brokers"], unreachable, reading.checks)
+    quorum = health.lost_quorum(assessment.voters(given), unreachable, reading.checks)
     return quorum, health.lost_flow(given["services"], unreachable, reading.checks)
 
 
