@@ -353,3 +353,16 @@ def test_machine_that_takes_connections_and_says_nothing_is_named_within_seconds
     # A machine that falls silent in the middle of a task.
     every, most = (int(value) for value in re.findall(r"ServerAlive\w+=(\d+)", options["ansible_ssh_common_args"]))
     assert every * most <= 10
+
+
+def test_what_stands_on_machines_is_not_removed_as_a_sandbox(tmp_path: Path) -> None:
+    inventory = filled(tmp_path)
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    shutil.copy(inventory / "credentials.json", home)
+    (home / sandbox.MARKER).write_text(json.dumps({"cluster_id": CLUSTER_ID, "net": ""}))
+    playbook = str(ROOT / "playbooks" / "sandbox-remove.yml")
+    done = run(tmp_path, "ansible-playbook", "-i", "inventory/hosts", playbook, "--check")
+    assert done.returncode == 3, done.stdout
+    assert "found services on machines of their own" in done.stdout
+    assert (home / "credentials.json").is_file()
