@@ -366,3 +366,40 @@ def test_what_stands_on_machines_is_not_removed_as_a_sandbox(tmp_path: Path) -> 
     assert done.returncode == 3, done.stdout
     assert "found services on machines of their own" in done.stdout
     assert (home / "credentials.json").is_file()
+
+
+def test_leases_records_and_figures_of_runs_are_on_the_control_host(tmp_path: Path) -> None:
+    inventory = filled(tmp_path)
+    home, kept = tmp_path / "home", tmp_path / "control"
+    home.mkdir(mode=0o700)
+    shutil.copy(inventory / "credentials.json", home)
+    (home / sandbox.MARKER).write_text(json.dumps({"cluster_id": CLUSTER_ID, "net": ""}))
+    group = inventory / "group_vars" / "all" / "hosts.yml"
+    # Nobody listens there, and the control host is this machine.
+    hosts = inventory / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("10.0.0.", "127.77.0."))
+    own = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "runbook_lease_dir": str(kept / "leases"),
+        "runbook_metrics_dir": str(kept / "metrics"),
+    }
+    (group.parent / "own.yml").write_text(json.dumps(own))
+
+    def play(name: str) -> subprocess.CompletedProcess[str]:
+        return run(tmp_path, "ansible-playbook", "-i", "inventory/hosts", str(ROOT / "playbooks" / f"{name}.yml"))
+
+    # It reads and takes no lease; that what it asks does not answer is no matter here.
+    read = play("metrics-check")
+    assert read.returncode != 0
+    (figures,) = (kept / "metrics").iterdir()
+    assert 'procedure="metrics-check"' in figures.read_text(), read.stdout
+    assert f'controller="{figures.stem.removeprefix("runs-")}"' in figures.read_text()
+    assert list((kept / "leases").glob("*.json")) == []
+    acted = play("notify")
+    assert acted.returncode == 0, acted.stdout
+    assert 'procedure="notify",status="completed"' in figures.read_text()
+    leases = [json.loads(path.read_text()) for path in (kept / "leases").glob("*.json")]
+    assert leases
+    assert {lease["owner"] for lease in leases} == {None}
+    assert len(list((kept / "runs").glob("*-notify-*.finished.json"))) == 1
