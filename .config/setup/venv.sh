@@ -4,6 +4,13 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . .config/setup/common.sh
 
+# Making it anew empties it, through a link another clone's.
+if [[ -L .venv ]]; then
+  printf 'venv: found .venv as a link to %s, expected a folder of this clone.\nNext: rm %s\n' \
+    "$(readlink .venv)" "$PWD/.venv" >&2
+  exit 1
+fi
+
 cache=${STREAMOPS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/streamops}
 export PIP_CACHE_DIR=$cache/pip UV_CACHE_DIR=$cache/uv
 export PIP_DISABLE_PIP_VERSION_CHECK=1
