@@ -95,6 +95,8 @@ def test_scenario_has_the_playbooks_that_molecule_would_silently_miss(scenario: 
     assert (scenario / "verify.yml").is_file()
     # Without a sequence of its own, a scenario asserts its fault before and after the plan.
     assert (scenario / "fault.yml").is_file() or "test_sequence" in text
+    # Without a default of its kind, Molecule leaves out every side effect and ends green.
+    assert "side_effect:" in text or "- side_effect" not in text
 
 
 def test_every_scenario_is_named_by_a_procedure() -> None:
