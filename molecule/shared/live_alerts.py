@@ -219,28 +219,22 @@ def fire(lab: Lab, capacity: int) -> dict[str, Any]:
         found[alert] |= {"seconds": round(moment - found[alert]["began"], 1), "labels": entry["labels"]}
         say(f"{alert}: at the webhook after {found[alert]['seconds']} s")
 
-    cause(
-        "BatchTimeHigh",
-        "the object store is suspended under load",
-        lambda: hit(lab, signal.SIGSTOP, "minio"),
-    )
+    # All at once, since each of them takes minutes to be told; none of the causes hides another.
+    cause("BatchTimeHigh", "the object store is suspended under load", lambda: hit(lab, signal.SIGSTOP, "minio"))
     try:
+        cause("ConsumerLagHigh", "5,000 events come in and the stream is kept from them", lambda: burst(lab, 5000))
+        cause("ThroughputLow", "the producer is suspended", lambda: hit(lab, signal.SIGSTOP, "producer"))
         began = time.time()
         refused = wrong_clock(lab, 60)
         found["ProduceErrorRatioHigh"] = {"cause": f"a client a day ahead: {refused} requests failed", "began": began}
         seen("BatchTimeHigh", 60)
+        # Before the store is back, or the stream would catch up.
+        hit(lab, signal.SIGSTOP, "spark-streaming")
     finally:
         hit(lab, signal.SIGCONT, "minio")
-    seen("ProduceErrorRatioHigh", 120)
     try:
         cause("StorageUsageHigh", "the buckets are filled to 85 % of what they may hold", lambda: fill(lab, capacity))
-        cause(
-            "ConsumerLagHigh",
-            "the stream is suspended and 5,000 events come in",
-            lambda: hit(lab, signal.SIGSTOP, "spark-streaming"),
-        )
-        burst(lab, 5000)
-        cause("ThroughputLow", "the producer is suspended", lambda: hit(lab, signal.SIGSTOP, "producer"))
+        seen("ProduceErrorRatioHigh", 120)
         seen("StorageUsageHigh", 400)
     finally:
         # Whatever failed, the next scenario needs the room.
