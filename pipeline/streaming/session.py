@@ -98,7 +98,9 @@ def spark_conf(config: StreamingConfig) -> dict[str, str]:
         "spark.sql.streaming.numRecentProgressUpdates": "5",
         # Options of the Kafka source hold the login.
         "spark.sql.redaction.options.regex": "(?i)url|jaas|password|secret",
-        "spark.hadoop.hadoop.tmp.dir": str(config.local_dir / "hadoop"),
+        # Where blocks wait for their upload. An executor has folders of its own, perhaps on another machine, and Spark
+        # tells it of them by the environment.
+        "spark.hadoop.hadoop.tmp.dir": f"${{env.SPARK_EXECUTOR_DIRS:-{config.local_dir}}}/hadoop",
         "spark.hadoop.fs.s3a.endpoint": config.endpoints.s3.endpoint,
         "spark.hadoop.fs.s3a.endpoint.region": config.endpoints.s3.region,
         "spark.hadoop.fs.s3a.path.style.access": "true",

@@ -76,6 +76,10 @@ class Warmup:
     def _warm(self, session: SparkSession) -> None:
         from pyspark.sql import functions as fn
 
+        if not self._config.master.startswith("local"):
+            # It writes to the driver's disk, which executors do not have.
+            log.info("no warm-up: the tasks run elsewhere")
+            return
         session = session.newSession()
         # Delta writes its checksums by the stream's checkpoint manager, which knows no local disk.
         session.conf.set("spark.databricks.delta.writeChecksumFile.enabled", "false")
