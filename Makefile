@@ -92,11 +92,13 @@ notify: venv  ## deliver what waits in the spool; TEXT="..." and SEVERITY=P2 sen
 
 # Proof
 
-.PHONY: check test soak bench
+.PHONY: check test test-hosts soak bench
 check: venv  ## lint, unit and contract tests
 	@$(PYTEST) tests/lint tests/unit tests/contract $(ARGS)
 test: venv  ## everything: lint, unit, contract, end to end, and each scenario of faults
 	@$(PYTEST) tests/unit tests/contract tests/lint tests/e2e $(ARGS)
+test-hosts: venv  ## the scenario of machines over SSH, which `make test` leaves out: six containers that stand for them
+	@molecule test --scenario-name hosts $(ARGS)
 soak: RUNS ?= 5
 soak: venv  ## every scenario RUNS times in a row (5), each run on a fresh lab; one line a run
 	@python tests/bench/soak.py --runs $(RUNS) $(ARGS)

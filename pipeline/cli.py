@@ -7,6 +7,7 @@ store not there in time; 78 refused (configuration or state that no restart heal
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from pipeline.tables import FollowedTable
 
+# What a proof may take beyond its deadline to say so.
+_SETTLE_SECONDS = 20
 _DESCRIPTION = "The streaming pipeline: producer, streaming job, exporter and inbox, and the tools that prove them."
 _EXIT_CODES = """\
 exit codes:
@@ -292,9 +295,16 @@ def _prove(options: argparse.Namespace, stop: threading.Event) -> int:
         stop,
         buffer_events=options.events,
     )
-    proof = prove(sender, table.sequences, options.events, options.deadline)
-    sender.close()
-    _report(options, proof.as_json())
+    # A client library that waits for a suspended machine without end: its stack is told, and the caller gets an answer.
+    faulthandler.dump_traceback_later(options.deadline + _SETTLE_SECONDS, exit=True, file=2)
+    try:
+        proof = prove(sender, table.sequences, options.events, options.deadline)
+        # Before anything is closed: what has been seen is the answer, whatever a broker that says nothing does to that.
+        _report(options, proof.as_json())
+        sys.stdout.flush()
+        sender.close()
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return EXIT_OK if proof.holds else EXIT_FAILED
 
 
