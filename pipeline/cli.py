@@ -286,6 +286,8 @@ def _verify(options: argparse.Namespace, _stop: threading.Event) -> int:
 def _prove(options: argparse.Namespace, stop: threading.Event) -> int:
     from pipeline.prove import prove
 
+    # A client library that waits for a suspended machine without end: its stack is told, and the caller gets an answer.
+    faulthandler.dump_traceback_later(options.deadline + _SETTLE_SECONDS, exit=True, file=2)
     table = _events(options)
     endpoints, credentials = _shared(options)
     login = _principal(credentials, options, "operator")
@@ -295,8 +297,6 @@ def _prove(options: argparse.Namespace, stop: threading.Event) -> int:
         stop,
         buffer_events=options.events,
     )
-    # A client library that waits for a suspended machine without end: its stack is told, and the caller gets an answer.
-    faulthandler.dump_traceback_later(options.deadline + _SETTLE_SECONDS, exit=True, file=2)
     try:
         proof = prove(sender, table.sequences, options.events, options.deadline)
         # Before anything is closed: what has been seen is the answer, whatever a broker that says nothing does to that.

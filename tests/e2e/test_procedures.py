@@ -22,6 +22,18 @@ def test_second_site_changes_nothing(lab: Lab) -> None:
     assert lab.records("site")[-1]["changed"] == 0
 
 
+def test_a_changed_value_restarts_what_it_concerns_and_nothing_else(lab: Lab) -> None:
+    before = lab.processes()
+    try:
+        answer = lab.play("site", "-e", "pipeline_producer_events_per_second=21")
+        after = lab.processes()
+    finally:
+        back = lab.play("site")
+    assert answer.code == 0, answer.output[-3000:]
+    assert back.code == 0, back.output[-3000:]
+    assert {place for place in before if before[place] != after.get(place)} == {("producer", "producer-1")}
+
+
 def test_contract_for_tools_is_kept(lab: Lab, declared: list[tuple[str, str]]) -> None:
     assert {"kafka", "s3", "tables", "metrics"} <= set(lab.endpoints())
     assert stat.S_IMODE((lab.root / "credentials.json").stat().st_mode) == 0o600

@@ -34,6 +34,7 @@ EXAMPLES = """
     events: 1
 """
 
+import itertools
 import json
 import os
 import subprocess
@@ -47,6 +48,14 @@ from ansible_collections.streamops.runbook.plugins.module_utils import assessmen
 SPREAD = 100
 # Where the only way into the table is on a host out of reach, it may still work there, or be about to: seconds for that.
 PATIENCE = 90.0
+
+
+def last_words(stderr: str) -> str:
+    """Return what a command said last or, where its watchdog ended it, in which frame its main thread stood still."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["no output"]
+    # Of all threads, innermost frame first; the main one comes last.
+    frames = [after for line, after in itertools.pairwise(lines) if line.endswith("(most recent call first):")]
+    return f"stood still in {frames[-1]}" if frames else lines[-1]
 
 
 def canary(given: dict[str, Any]) -> dict[str, Any]:
@@ -75,15 +84,12 @@ def canary(given: dict[str, Any]) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     except (ValueError, IndexError):
-        # The last words tell where it stood still, if it did.
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        error = f"pipeline prove ended with {done.returncode}: {last}"
+        error = f"pipeline prove ended with {done.returncode}: {last_words(done.stderr)}"
         return {"proven": False, "error": error, "stderr": done.stderr[-4000:]}
     # What was seen is the answer: closing the connections may have taken too long after it.
     answer["proven"] = bool(answer.get("holds"))
     if not answer["proven"] and done.returncode not in (0, 1):
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        answer["error"] = f"pipeline prove ended with {done.returncode}: {last}"
+        answer["error"] = f"pipeline prove ended with {done.returncode}: {last_words(done.stderr)}"
     return answer
 
 
