@@ -265,8 +265,14 @@ def test_signals_reach_the_service_as_they_come(tmp_path: Path) -> None:
     assert (container.record.state, container.record.code) == ("stopped", -15)
 
 
-def test_another_stop_signal_makes_the_end_a_wanted_one(tmp_path: Path) -> None:
-    container = Container(tmp_path, "import time; print('up'); time.sleep(60)", stop_signal="QUIT")
+@pytest.mark.parametrize("inherited", [signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
+def test_another_stop_signal_makes_the_end_a_wanted_one(tmp_path: Path, inherited: signal.Handlers) -> None:
+    # A shell without job control has what it starts in the background ignore this one.
+    before = signal.signal(signal.SIGQUIT, inherited)
+    try:
+        container = Container(tmp_path, "import time; print('up'); time.sleep(60)", stop_signal="QUIT")
+    finally:
+        signal.signal(signal.SIGQUIT, before)
     assert container.line() == "up"
     container.process.send_signal(signal.SIGQUIT)
     assert container.end()[0] == 131

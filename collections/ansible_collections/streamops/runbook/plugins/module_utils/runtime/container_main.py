@@ -309,9 +309,10 @@ def _spawn(command: Sequence[str]) -> int:
         return pid
     try:
         os.umask(0o027)
-        # Python ignores these two, and what is ignored or blocked would be inherited.
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
+        # What Python or whoever started it ignores, and what is blocked, would be inherited.
+        for number in _HANDLED:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execvp(command[0], list(command))  # noqa: S606 - the service's own command, as a list
     except OSError as error:
