@@ -288,16 +288,16 @@ def _prove(options: argparse.Namespace, stop: threading.Event) -> int:
 
     # A client library that waits for a suspended machine without end: its stack is told, and the caller gets an answer.
     faulthandler.dump_traceback_later(options.deadline + _SETTLE_SECONDS, exit=True, file=2)
-    table = _events(options)
-    endpoints, credentials = _shared(options)
-    login = _principal(credentials, options, "operator")
-    sender = EventSender(
-        endpoints.kafka.topic,
-        partial(make_producer, endpoints.kafka, login, "canary"),
-        stop,
-        buffer_events=options.events,
-    )
     try:
+        table = _events(options)
+        endpoints, credentials = _shared(options)
+        login = _principal(credentials, options, "operator")
+        sender = EventSender(
+            endpoints.kafka.topic,
+            partial(make_producer, endpoints.kafka, login, "canary"),
+            stop,
+            buffer_events=options.events,
+        )
         proof = prove(sender, table.sequences, options.events, options.deadline)
         # Before anything is closed: what has been seen is the answer, whatever a broker that says nothing does to that.
         _report(options, proof.as_json())

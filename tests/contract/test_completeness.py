@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import re
 import shlex
@@ -16,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.streamops.runbook.plugins.module_utils import alerting, catalog, monitoring
+
+from tests.programs import load
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRIES = catalog.load(ROOT / "config" / "runbook")
@@ -108,12 +109,7 @@ def test_every_scenario_is_named_by_a_procedure() -> None:
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
     """The program that makes the tables."""
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("docs/tables.py")
 
 
 def test_every_fault_is_injected_and_every_injected_one_is_described(tables: ModuleType) -> None:

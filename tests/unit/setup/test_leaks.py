@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import json
 import subprocess
@@ -13,27 +12,17 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from tests.programs import load
 
 ROOT = Path(__file__).resolve().parents[3]
 PLANTED = "q7Rz1mWc9LkX4bTn8VdJ2hYs6PfG3aEu5oKi0CwB"
 OTHER = "Zx1Cv2Bn3Mq4Wr5Ty6Ui7Op8As9Df0Gh1Jk2Lz3X"
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("leaks", ROOT / "molecule" / "shared" / "leaks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up by name.
-    sys.modules["leaks"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-leaks = _load()
+leaks = load("molecule/shared/leaks.py")
 
 
 class Handler(BaseHTTPRequestHandler):

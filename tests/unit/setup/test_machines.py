@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import ipaddress
 import json
@@ -14,15 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.setup.support import ROOT
+from tests.programs import load
 
-# The folder has the name of an installed package, so that it can't be imported by its own.
-_SPEC = importlib.util.spec_from_file_location("lab_machines", ROOT / "molecule" / "shared" / "machines.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-machines: Any = importlib.util.module_from_spec(_SPEC)
-sys.modules["lab_machines"] = machines
-_SPEC.loader.exec_module(machines)
+machines: Any = load("molecule/shared/machines.py")
 
 NET = ipaddress.IPv4Network("172.30.7.0/24")
 # In the byte order of the machine that it was read on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import socket
 import ssl
@@ -13,28 +12,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from tests.programs import load
 from tests.unit.authority import Authority
 
 PROGRAM = Path(__file__).resolve().parents[3] / "molecule" / "shared" / "strangers.py"
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("strangers", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # A dataclass looks its module up by name.
-    sys.modules["strangers"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-strangers = _load()
+strangers = load("molecule/shared/strangers.py")
 
 
 @contextmanager
