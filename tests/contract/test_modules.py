@@ -1,0 +1,61 @@
+"""Modules answer the same wherever they run: in the process of their task on the controller, or packed and sent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTION = ROOT / "collections" / "ansible_collections" / "streamops" / "runbook"
+DIRECT = {"redirect": "streamops.runbook.direct"}
+
+
+def test_each_module_without_an_action_of_its_own_can_run_directly() -> None:
+    modules = {path.stem for path in (COLLECTION / "plugins" / "modules").glob("[a-z]*.py")}
+    actions = {path.stem for path in (COLLECTION / "plugins" / "action").glob("[a-z]*.py")}
+    routed = yaml.safe_load((COLLECTION / "meta" / "runtime.yml").read_text())["plugin_routing"]["action"]
+    assert routed == dict.fromkeys(modules - actions, DIRECT)
+
+
+def answer(module: str, arguments: dict[str, Any], home: Path, *options: str, direct: bool) -> tuple[int, str]:
+    """Call a module on this machine, with Ansible's own interpreter or with one of another name."""
+    interpreter = Path(sys.executable) if direct else Path(sys.executable).with_name("python3")
+    given = json.dumps({"ansible_python_interpreter": str(interpreter)})
+    command = ["ansible", "localhost", "-e", given, "-m", f"streamops.runbook.{module}", "-a", json.dumps(arguments)]
+    environment = {**os.environ, "SANDBOX_ROOT": str(home / "root"), "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+    done = subprocess.run([*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+INFO = {"runtime": "supervisor", "services": ["kafka"]}
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "options", "code", "named"),
+    [
+        ("service_info", {**INFO, "host": "kafka-1"}, [], 0, '"changed": false'),
+        ("service_info", INFO, [], 2, "missing required arguments: host"),
+        ("sandbox_root", {"cluster_id": "id", "net": "127.9.1"}, ["--check"], 0, '"changed": true'),
+    ],
+)
+def test_both_ways_answer_the_same(
+    tmp_path: Path, module: str, arguments: dict[str, Any], options: list[str], code: int, named: str
+) -> None:
+    given = {**arguments, "root": str(tmp_path / "root")}
+    direct = answer(module, given, tmp_path, *options, direct=True)
+    assert direct == answer(module, given, tmp_path, *options, direct=False)
+    assert direct[0] == code
+    assert named in direct[1]
+
+
+def test_no_second_interpreter_is_started_on_the_controller(tmp_path: Path) -> None:
+    given = {**INFO, "host": "kafka-1", "root": str(tmp_path / "root")}
+    assert "EXEC /bin/sh" not in answer("service_info", given, tmp_path, "-vvv", direct=True)[1]
+    assert "EXEC /bin/sh" in answer("service_info", given, tmp_path, "-vvv", direct=False)[1]
