@@ -1,4 +1,4 @@
-"""Break containers of the lab: kill them, pause them, cut them off from their network.
+"""Break containers of the lab: kill them, one or all of them, pause them, cut them off from their network.
 
 They are found by the label that carries the root of the lab and by nothing else: a name could be somebody's real
 container. A fault that hits nothing is an error.
@@ -14,17 +14,20 @@ import docker
 from docker.models.containers import Container
 
 FAULTS = ("kill", "pause", "disconnect")
+EVERYTHING = "everything"
 
 
-def find(client: docker.DockerClient, root: Path, host: str) -> Container:
-    """Return the container of a host's main service.
+def find(client: docker.DockerClient, root: Path, host: str) -> list[Container]:
+    """Return the container of a host's main service, or every one that runs.
 
     :raises LookupError: the lab has none of that name.
     """
-    labels = [f"streamops.root={root.resolve()}", f"streamops.host={host}"]
-    for container in client.containers.list(filters={"label": labels}):
-        if container.name == host:
-            return container
+    labels = [f"streamops.root={root.resolve()}"]
+    if host != EVERYTHING:
+        labels.append(f"streamops.host={host}")
+    running = client.containers.list(filters={"label": labels})
+    if found := [container for container in running if host in (container.name, EVERYTHING)]:
+        return found
     raise LookupError(f"no container {host} of {root} runs")
 
 
@@ -41,7 +44,8 @@ def hit(client: docker.DockerClient, container: Container, fault: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("faults", nargs="+", metavar="FAULT=HOST", help=f"FAULT is one of {', '.join(FAULTS)}")
+    text = f"FAULT is one of {', '.join(FAULTS)}; HOST may be {EVERYTHING}"
+    parser.add_argument("faults", nargs="+", metavar="FAULT=HOST", help=text)
     parser.add_argument("--root", type=Path, required=True, help="the lab's root")
     given = parser.parse_args()
     client = docker.from_env()
@@ -50,7 +54,8 @@ def main() -> int:
         if fault not in FAULTS:
             parser.error(f"fault {fault!r}: expected one of {', '.join(FAULTS)}")
         try:
-            hit(client, find(client, given.root, host), fault)
+            for container in find(client, given.root, host):
+                hit(client, container, fault)
         except LookupError as error:
             print(error, file=sys.stderr)
             return 1
