@@ -173,6 +173,30 @@ def test_the_example_names_what_nobody_has_filled_in_before_anything_is_asked(tm
     assert "UNREACHABLE" not in done.stdout
 
 
+@pytest.mark.parametrize("hosts", [None, {}], ids=["missing", "empty"])
+@pytest.mark.parametrize("procedure", ["emergency-restart", "metrics-check"])
+def test_an_inventory_without_a_control_host_is_refused_by_name(
+    hosts: dict[str, Any] | None, procedure: str, tmp_path: Path
+) -> None:
+    path = filled(tmp_path) / "hosts.yml"
+    inventory = yaml.safe_load(path.read_text())
+    children = inventory["all"]["children"]
+    del children["control"]
+    if hosts is not None:
+        children["control"] = {"hosts": hosts}
+    path.write_text(yaml.safe_dump(inventory))
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / sandbox.MARKER).write_text(json.dumps({"cluster_id": CLUSTER_ID, "net": ""}))
+    done = run(tmp_path, "ansible-playbook", "-i", "inventory/hosts", str(ROOT / "playbooks" / f"{procedure}.yml"))
+    assert done.returncode == 3, done.stdout
+    assert "group control of the inventory: found no host, expected at least one host. Next: name its hosts" in (
+        done.stdout
+    )
+    (finished,) = (home / "state" / "runs").glob("*.finished.json")
+    assert json.loads(finished.read_text())["status"] == "refused"
+
+
 def precheck(folder: Path) -> subprocess.CompletedProcess[str]:
     arguments = "name=sandbox tasks_from=precheck"
     return run(

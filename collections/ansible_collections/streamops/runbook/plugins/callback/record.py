@@ -138,11 +138,7 @@ class CallbackModule(CallbackBase):
         self._refuse_options()
         inventory = manager._inventory
         procedure.check_parameters(extra, self._known_names(manager, inventory))
-        if unfilled := value("runbook_open"):
-            # Before a lease is asked for, at an address that may be one of these.
-            raise Refused(
-                "inventory", "; ".join(unfilled), "what belongs to this deployment", "see docs/many-machines.md"
-            )
+        # First of all that is read of the inventory: its variables may be made from the hosts of these groups.
         for group in procedure.groups:
             if not inventory.get_groups_dict().get(group):
                 raise Refused(
@@ -151,6 +147,11 @@ class CallbackModule(CallbackBase):
                     "at least one host",
                     "name its hosts in the inventory",
                 )
+        if unfilled := value("runbook_open"):
+            # Before a lease is asked for, at an address that may be one of these.
+            raise Refused(
+                "inventory", "; ".join(unfilled), "what belongs to this deployment", "see docs/many-machines.md"
+            )
         marker = value("runbook_marker")
         deployed = bool(marker) and Path(marker).is_file()
         if not procedure.founds and not deployed:
