@@ -268,6 +268,20 @@ def test_probes_have_the_logins_that_scrapes_have(deployment: Deployment) -> Non
     assert logins["minio-bucket"]["token"] == content(prometheus, "etc/prometheus/minio-bucket.token")
 
 
+def test_the_certificate_of_every_port_of_every_machine_is_read(deployment: Deployment) -> None:
+    read = {place["address"]: place["host"] for place in deployment.asked["ops-1"]["procedure_target"]["secured"]}
+    # What Spark's processes say to each other is encrypted with their secret; their pages are on the loopback address.
+    without = ("spark-master", "spark-worker")
+    ports = {
+        f"{definition['address']}:{port}": definition["host"]
+        for definition in deployment.definitions.values()
+        if definition["name"] not in without
+        for port in definition["ports"]
+    }
+    assert read == ports
+    assert {*read.values()} == {*deployment.asked}
+
+
 def test_a_spark_cluster_has_one_secret(deployment: Deployment) -> None:
     secret = deployment.credentials["tokens"]["spark"]
     for name, file in (("spark-1-spark-master", "master"), ("spark-2-spark-worker", "worker")):
@@ -325,6 +339,10 @@ def test_controllers_of_their_own_are_no_brokers_to_anybody(tmp_path: Path) -> N
     assert sorted(target["brokers"]) == ["kafka-1", "kafka-2", "kafka-3"]
     assert sorted(target["voters"]) == ["control-1", "control-2", "control-3"]
     assert target["controllers"]["control-2"] == "10.0.0.62:9093"
+    read = {place["address"] for place in target["secured"] if place["host"] in ("control-1", "kafka-1")}
+    assert read == {"10.0.0.61:9093", "10.0.0.61:7071", *(f"10.0.0.11:{port}" for port in (7071, 9092, 9094, 9100))} | {
+        "10.0.0.61:9100"
+    }
     assert sorted(found["kafka_bootstrap"].split(",")) == [f"10.0.0.1{n}:9092" for n in (1, 2, 3)]
     jobs = {job["name"]: sorted(entry["host"] for entry in job["targets"]) for job in found["prometheus_jobs"]}
     assert jobs["kafka"] == ["kafka-1", "kafka-2", "kafka-3"]

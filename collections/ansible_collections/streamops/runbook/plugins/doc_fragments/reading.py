@@ -15,6 +15,11 @@ options:
       kafka_user: {description: Username and password of the probing principal., type: dict, required: true}
       s3_user: {description: Access key and secret key of the probing user., type: dict, required: true}
       brokers: {description: Bootstrap address by broker host., type: dict, required: true}
+      secured:
+        description: Every port that shows a certificate, with its address (host:port), host and service.
+        type: list
+        elements: dict
+        default: []
       hosts: {description: Host by service., type: dict, required: true}
       monitoring:
         description: Addresses of Prometheus, Alertmanager and exporters, and how many targets there are; empty for none.

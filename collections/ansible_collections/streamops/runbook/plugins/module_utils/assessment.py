@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, Any] = {
             "monitoring": {"type": "dict", "default": {}},
             "voters": {"type": "list", "elements": "str", "default": []},
             "controllers": {"type": "dict", "default": {}},
+            "secured": {"type": "list", "elements": "dict", "default": []},
             "cluster_id": {"type": "str", "required": True},
             "topics": {"type": "list", "elements": "str", "required": True},
             "buckets": {"type": "list", "elements": "str", "required": True},
