@@ -280,6 +280,8 @@ def test_the_certificate_of_every_port_of_every_machine_is_read(deployment: Depl
     }
     assert read == ports
     assert {*read.values()} == {*deployment.asked}
+    watched = json.loads(content(deployment.definitions["ops-1-pipeline-exporter"], "etc/exporter.json"))
+    assert {place["address"] for place in watched["secured"]} == set(ports)
 
 
 def test_a_spark_cluster_has_one_secret(deployment: Deployment) -> None:
