@@ -382,6 +382,42 @@ def test_one_outdated_node_of_the_store_names_all_of_them_for_one_restart(tmp_pa
     assert "restart minio-1 minio-2 minio-3 minio-4." in named()
 
 
+@pytest.mark.parametrize(
+    ("died", "voters", "said"),
+    [
+        ([], [], ""),
+        (["kafka-3"], ["control-1", "control-2", "control-3"], ""),
+        (["kafka-2"], [], "found kafka-2, kafka-3 out of reach, 3 controllers in the inventory"),
+        (["control-1"], ["control-1", "kafka-1"], "found control-1 out of reach, 2 controllers in the inventory"),
+        (["kafka-2"], ["control-1", "kafka-1"], "found kafka-2, kafka-3 out of reach, 3 brokers in the inventory"),
+    ],
+)
+def test_nodes_of_kafka_that_died_while_others_were_started_are_counted(
+    died: list[str], voters: list[str], said: str, tmp_path: Path
+) -> None:
+    """One of three brokers was lost already when it was planned."""
+    (tmp_path / "vault").write_text("a test's own")
+    known = {host: {"host_services": ["kafka"], "service_result": {"unreachable": True}} for host in died}
+    (tmp_path / "inventory.yml").write_text(json.dumps({"all": {"hosts": {**known, "kafka-1": {}}}}))
+    asked = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [{"ansible.builtin.include_role": {"name": "procedure", "tasks_from": "quorum"}}],
+        "vars": {
+            "act_plan": {"lost": ["kafka-3"], "hosts": [{"host": host} for host in ("kafka-1", *died)]},
+            "procedure_target": {
+                "brokers": {f"kafka-{n}": "h:9092" for n in (1, 2, 3)},
+                "voters": voters,
+                "fewest_brokers": 2,
+            },
+        },
+    }
+    (tmp_path / "play.yml").write_text(json.dumps([asked]))
+    done = run(tmp_path, "ansible-playbook", "-i", "inventory.yml", "play.yml")
+    assert done.returncode == (2 if said else 0), done.stdout
+    assert said in " ".join(done.stdout.split())
+
+
 def test_machine_that_takes_connections_and_says_nothing_is_named_within_seconds(tmp_path: Path) -> None:
     (tmp_path / "vault").write_text("a test's own")
     with socket.create_server(("127.0.0.1", 0)) as paused:

@@ -22,6 +22,7 @@ ARGUMENTS: dict[str, Any] = {
             "kafka_user": {"type": "dict", "required": True, "no_log": True},
             "s3_user": {"type": "dict", "required": True, "no_log": True},
             "brokers": {"type": "dict", "required": True},
+            "fewest_brokers": {"type": "int", "default": 1},
             "hosts": {"type": "dict", "required": True},
             "monitoring": {"type": "dict", "default": {}},
             "voters": {"type": "list", "elements": "str", "default": []},

@@ -102,6 +102,8 @@ def main() -> None:
                 restart_monitoring=given["restart_monitoring"],
                 unreachable=unreachable,
                 voters=assessment.voters(given) if "kafka" in given["scope"] else (),
+                brokers=list(given["target"]["brokers"]) if "kafka" in given["scope"] else (),
+                fewest_brokers=given["target"]["fewest_brokers"],
             )
         except RunbookError as error:
             # Nothing was touched, yet a lost quorum is no verdict on what was asked: it is the outage itself.
