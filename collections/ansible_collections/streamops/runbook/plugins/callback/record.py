@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -355,19 +355,28 @@ class CallbackModule(CallbackBase):
             # A run that acts on nothing holds no lease, and has figures all the same.
             held = self._lease or control_host.Leasehold(self._keeper, self._run.id)
             waiting = outbox.waiting(self._run.folder)
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="runbook-", suffix=".prom") as figures:
-                if shows:
-                    from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
-
-                    figures.write(run_metrics.labelled(self._state / "metrics", controller_id(os.environ)))
-                    figures.flush()
-                kept, told = held.give_back(waiting, Path(figures.name) if shows else None)
+            kept, told = self._with_figures(held, waiting) if shows else held.give_back(waiting)
             outbox.sent(kept)
         except Exception as error:  # noqa: BLE001  the run has ended, and how does not depend on this
             told = [f"Leases could not be given back: {type(error).__name__}: {error}"]
         for line in told:
             self._say(line)
             self._run.note({"phase": self._phase, "lease": line})
+
+    def _with_figures(self, held: control_host.Leasehold, records: Sequence[Path]) -> tuple[list[str], list[str]]:
+        """Give back, and leave the figures of this controller's runs there as they are when it is this run's turn."""
+        from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
+
+        folder = self._state / "metrics"
+        with run_metrics.turn(folder, control_host.FIGURES_SECONDS) as mine:
+            if not mine:
+                kept, told = held.give_back(records) if held.fences else ([], [])
+                late = f"Figures on {held.host.name} are those of an earlier run: others are being left there just now"
+                return kept, [*told, f"{late}; the next run takes these along."]
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="runbook-", suffix=".prom") as figures:
+                figures.write(run_metrics.labelled(folder, controller_id(os.environ)))
+                figures.flush()
+                return held.give_back(records, Path(figures.name))
 
     def _start_clocks(self, procedure: catalog.Procedure) -> None:
         run, _ = self._active()
