@@ -342,5 +342,7 @@ def _shorten(value: object) -> str:
 
 def _advice(model: type[BaseModel]) -> str:
     if model in (Endpoints, Credentials):
-        return "deploy first (make up), or name the file with --endpoints and --credentials"
+        # Not known here is which inventory is meant.
+        deploy = "make up, or playbooks/site.yml with your inventory"
+        return f"deploy first ({deploy}), or name the file with --endpoints and --credentials"
     return "name the file with --config"

@@ -197,6 +197,15 @@ def test_an_inventory_without_a_control_host_is_refused_by_name(
     assert json.loads(finished.read_text())["status"] == "refused"
 
 
+def test_what_is_to_be_typed_names_this_inventory(tmp_path: Path) -> None:
+    inventory = filled(tmp_path)
+    playbook = str(ROOT / "playbooks" / "emergency-restart.yml")
+    done = run(tmp_path, "ansible-playbook", "-i", "inventory/hosts", playbook)
+    assert done.returncode == 3, done.stdout
+    assert "found nothing deployed" in done.stdout
+    assert f"Next: ansible-playbook -i {inventory} playbooks/site.yml" in done.stdout
+
+
 def precheck(folder: Path) -> subprocess.CompletedProcess[str]:
     arguments = "name=sandbox tasks_from=precheck"
     return run(

@@ -21,7 +21,7 @@ from ansible import context
 from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
-from ansible_collections.streamops.runbook.plugins.module_utils import catalog, control_host, provenance, runs
+from ansible_collections.streamops.runbook.plugins.module_utils import catalog, commands, control_host, provenance, runs
 from ansible_collections.streamops.runbook.plugins.module_utils.card import render
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.lease import Owner, controller_id
@@ -121,6 +121,7 @@ class CallbackModule(CallbackBase):
         if path.stem not in entries:
             raise Refused(f"playbook {path.name}", "no entry in the catalog", "an entry in config/runbook")
         procedure = self._procedure = entries[path.stem]
+        os.environ[commands.VARIABLE] = commands.options(self._sources(), PROJECT)
         play = playbook.get_plays()[0]
         manager = self._manager = play.get_variable_manager()
         self._loader = playbook._loader
@@ -159,7 +160,7 @@ class CallbackModule(CallbackBase):
                 "deployment",
                 f"nothing deployed ({marker} is missing)",
                 "a deployed pipeline",
-                "make up",
+                commands.line("site"),
             )
         self._contacts = value("runbook_notices") or {}
         self._alertmanager = value("runbook_alertmanager") or ""
@@ -169,6 +170,11 @@ class CallbackModule(CallbackBase):
         self._keeper = self._control_host(manager, inventory, value("runbook_lease_host"), extra)
         self._take_locks(procedure, extra)
         self._start_clocks(procedure)
+
+    @staticmethod
+    def _sources() -> list[str]:
+        """Return the inventory's own files and folders, by their absolute paths."""
+        return [str(source) for source in context.CLIARGS["inventory"] or ()]
 
     @staticmethod
     def _known_names(manager: Any, inventory: Any) -> set[str]:
@@ -208,7 +214,7 @@ class CallbackModule(CallbackBase):
 
             Sandbox(Path(marker).resolve().parent).refuse_claimed()
         self._state = Path(state)
-        sources = [str(source) for source in context.CLIARGS["inventory"] or ()]
+        sources = self._sources()
         run_id = runs.new_run_id(procedure.name)
         self._run = runs.Run(
             folder=self._state / "runs",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from . import tls
+from . import commands, tls
 from .health import Reading, watch
 from .probes import Check, Target, probe_all, service_check, unreachable_check
 from .progress import report
@@ -80,6 +80,6 @@ def _reason(message: str) -> str:
 def complaint(reading: Reading) -> str:
     """Say of each failed check what was seen, what was expected and which procedure helps; hosts away come last."""
     return "\n".join(
-        f"{check.subject}: {check.seen}; expected {check.expected}; helps: make {check.procedure}"
+        f"{check.subject}: {check.seen}; expected {check.expected}; helps: {commands.line(check.procedure)}"
         for check in sorted(reading.failed, key=lambda check: check not in reading.pressing)
     )

@@ -226,6 +226,7 @@ def make(
     voters: Collection[str] = (),
     brokers: Collection[str] = (),
     fewest_brokers: int = 1,
+    deploy: str = "make up",
 ) -> Plan:
     """Make the plan of a run.
 
@@ -240,6 +241,7 @@ def make(
     :param voters: the hosts of all Kafka nodes that vote, where the run needs Kafka.
     :param brokers: the hosts of all that are brokers, where it does.
     :param fewest_brokers: in how many of them a write must be.
+    :param deploy: what to type where something is not deployed.
     :raises Refused: when acting would be wrong.
     :raises QuorumLost: when acting on what is left could not bring Kafka back.
     """
@@ -247,7 +249,7 @@ def make(
     refuse_foreign_cluster(services, checks, cluster_id)
     absent = [f"{service['service']} on {service['host']}" for service in services if service["state"] == "absent"]
     if absent and intent != "observe":
-        raise Refused(", ".join(absent), "nothing deployed", "a deployed service", "make up")
+        raise Refused(", ".join(absent), "nothing deployed", "a deployed service", deploy)
     if intent != "stop":
         back = "bring those machines back, then run this again"
         if why := lost_quorum(voters, away, checks):
