@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pipeline.config import Endpoints, Tls
+from pipeline.config import SecuredPort, Tls
 from pipeline.errors import ConfigError
 from pipeline.tls import reading_context
 
@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 INTERVAL_SECONDS = 60.0
 _TIMEOUT_SECONDS = 4.0
 _AT_ONCE = 4
-# What the endpoints call a page of metrics, where the service has another name.
-_SERVICES = {"node": "node-exporter", "minio-bucket": "minio"}
 
 
 @dataclass(frozen=True)
@@ -57,21 +55,13 @@ class Certificate:
 Read = Callable[[Place], Certificate]
 
 
-def places(endpoints: Endpoints) -> list[Place]:
-    """Every port of the endpoints that speaks TLS, each once."""
-    found = {}
-    for server in endpoints.kafka.bootstrap.split(","):
-        host, _, port = server.strip().rpartition(":")
-        found[(host, int(port))] = Place("kafka", host.strip("[]"), int(port))
-    pages = {
-        "minio": endpoints.s3.endpoint,
-        "prometheus": endpoints.prometheus,
-        "alertmanager": endpoints.alertmanager,
-    }
-    for name, url in [*pages.items(), *endpoints.metrics.items()]:
-        parts = urlsplit(url)
-        if parts.scheme == "https" and parts.hostname:
-            place = Place(_SERVICES.get(name, name), parts.hostname, parts.port or 443)
+def places(ports: Iterable[SecuredPort]) -> list[Place]:
+    """Each port once."""
+    found: dict[tuple[str, int], Place] = {}
+    for port in ports:
+        parts = urlsplit(f"https://{port.address}")
+        if parts.hostname:
+            place = Place(port.service, parts.hostname, parts.port or 443)
             found.setdefault((place.host, place.port), place)
     return list(found.values())
 

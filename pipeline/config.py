@@ -244,18 +244,27 @@ class StreamingConfig(_Settings):
         return value
 
 
+class SecuredPort(_Shared):
+    """A port that shows a certificate: ``host:port``, where the port may be that of https, and whose it is."""
+
+    address: Annotated[str, Field(min_length=1)]
+    service: Annotated[str, Field(min_length=1)]
+
+
 class ExporterConfig(_Settings):
     """Configuration of ``pipeline exporter``.
 
     The Kafka principal needs DESCRIBE on topic and group, and WRITE on the topic for the canaries; the
     user of the object store reads the events table. ``canary_interval_seconds`` is from the start of
     one canary to the start of the next, ``canary_deadline_seconds`` is after how long one counts as
-    lost, and ``scrape_timeout_seconds`` is how long an answer to Prometheus waits for Kafka.
+    lost, and ``scrape_timeout_seconds`` is how long an answer to Prometheus waits for Kafka. ``secured``
+    are the ports whose certificates are looked at, where the stack speaks TLS.
     """
 
     endpoints: Endpoints
     credentials: ServiceCredentials
     metrics: MetricsAddress
+    secured: tuple[SecuredPort, ...] = ()
     canary_interval_seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
     canary_deadline_seconds: Annotated[float, Field(ge=1, le=3600)] = 120.0
     scrape_timeout_seconds: Annotated[float, Field(ge=0.5, le=60)] = 4.0
@@ -333,5 +342,7 @@ def _shorten(value: object) -> str:
 
 def _advice(model: type[BaseModel]) -> str:
     if model in (Endpoints, Credentials):
-        return "deploy first (make up), or name the file with --endpoints and --credentials"
+        # Not known here is which inventory is meant.
+        deploy = "make up, or playbooks/site.yml with your inventory"
+        return f"deploy first ({deploy}), or name the file with --endpoints and --credentials"
     return "name the file with --config"

@@ -57,7 +57,7 @@ def run(config: ExporterConfig, stop: threading.Event) -> int:
     work = {"canary": canary.run}
     tls = config.endpoints.tls
     if tls is not None:
-        shown = CertificateCollector(certificates.places(config.endpoints), partial(certificates.read, tls))
+        shown = CertificateCollector(certificates.places(config.secured), partial(certificates.read, tls))
         registry.register(shown)
         work["certificates"] = partial(shown.run, stop)
     serve(config.metrics, registry, tls)

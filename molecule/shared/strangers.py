@@ -17,12 +17,15 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 # Whoever answers one of these with a page lets strangers in. MinIO says whether it lives to everybody, and no more.
 PAGES = ("/", "/metrics", "/minio/v2/metrics/cluster", "/api/v1/query?query=up", "/api/v2/silences")
 CORRELATION = 0x5747524E
+# Types of Spark's answers, and the packages that are on the stack of a failure where the secret was asked for.
+RPC_RESPONSE, RPC_FAILURE = 4, 5
+SPARK_AUTHENTICATION = (b"org.apache.spark.network.crypto.", b"org.apache.spark.network.sasl.")
 _MOST = 4096
 
 
@@ -97,31 +100,57 @@ def ask_pages(port: Port, timeout: float, *, secured: bool) -> str:
     return ""
 
 
-def ask_metadata(port: Port, timeout: float, *, secured: bool) -> str:
-    """Ask a Kafka broker what there is, without a login; which versions it speaks it may say to everybody."""
-    # Metadata, version 1, for all topics.
-    body = struct.pack("!hhih", 3, 1, CORRELATION, 8) + b"stranger" + struct.pack("!i", -1)
+def answer_of(port: Port, timeout: float, request: bytes, enough: Callable[[bytes], bool], *, secured: bool) -> bytes:
+    """Send a request and read until there is enough of the answer, or no more comes."""
+    answer = b""
     with connected(port, timeout, secured=secured) as connection:
-        connection.sendall(struct.pack("!i", len(body)) + body)
-        answer = connection.recv(_MOST)
+        connection.sendall(request)
+        # What came before the silence counts; silence alone is a refusal.
+        with suppress(TimeoutError):
+            while len(answer) < _MOST and not enough(answer) and (more := connection.recv(_MOST - len(answer))):
+                answer += more
+    return answer
+
+
+def ask_kafka(port: Port, timeout: float, *, secured: bool) -> str:
+    """Ask a Kafka node for its cluster, without a login; which versions it speaks it may say to everybody.
+
+    A node that is a controller alone answers this as a broker does, and never the question for topics.
+    """
+    # DescribeCluster, version 0; the zeros are no tags, no operations wanted, no tags.
+    body = struct.pack("!hhih", 60, 0, CORRELATION, 8) + b"stranger" + b"\0\0\0"
+    request = struct.pack("!i", len(body)) + body
+    answer = answer_of(port, timeout, request, lambda told: len(told) >= 8, secured=secured)
+    # That it has a right to know nothing more is an answer, too: a login was not asked for.
     if len(answer) >= 8 and struct.unpack("!i", answer[4:8])[0] == CORRELATION:
-        return "told a Kafka client of its topics"
+        return "answered a Kafka client"
     return ""
 
 
 def ask_spark(port: Port, timeout: float, *, secured: bool) -> str:
-    """Ask for Spark's RPC without its secret; a failure is told by another type than an answer."""
+    """Ask for Spark's RPC without its secret.
+
+    Whoever wants the secret and whoever does not both say that this request failed, and where: only what failed in
+    Spark's authentication was refused. Anything else had got past it.
+    """
     # Length of the frame, type RpcRequest, id of the request, length of the body, body.
     frame = struct.pack("!qbqi", 8 + 1 + 8 + 4 + 1, 3, CORRELATION, 1) + b"\0"
-    with connected(port, timeout, secured=secured) as connection:
-        connection.sendall(frame)
-        answer = connection.recv(_MOST)
-    if len(answer) >= 17 and struct.unpack("!bq", answer[8:17]) == (4, CORRELATION):
-        return "answered Spark's RPC"
-    return ""
+    answer = answer_of(port, timeout, frame, _whole_frame, secured=secured)
+    if len(answer) < 17:
+        return ""
+    kind, correlation = struct.unpack("!bq", answer[8:17])
+    if correlation != CORRELATION:
+        return ""
+    if kind == RPC_FAILURE and any(name in answer for name in SPARK_AUTHENTICATION):
+        return ""
+    return "answered Spark's RPC" if kind in (RPC_RESPONSE, RPC_FAILURE) else ""
 
 
-ATTEMPTS: Mapping[str, Callable[..., str]] = {"HTTP": ask_pages, "Kafka": ask_metadata, "Spark": ask_spark}
+def _whole_frame(answer: bytes) -> bool:
+    return len(answer) >= 8 and len(answer) >= int.from_bytes(answer[:8], "big")
+
+
+ATTEMPTS: Mapping[str, Callable[..., str]] = {"HTTP": ask_pages, "Kafka": ask_kafka, "Spark": ask_spark}
 
 
 def knock(port: Port, timeout: float) -> list[str]:

@@ -173,6 +173,39 @@ def test_the_example_names_what_nobody_has_filled_in_before_anything_is_asked(tm
     assert "UNREACHABLE" not in done.stdout
 
 
+@pytest.mark.parametrize("hosts", [None, {}], ids=["missing", "empty"])
+@pytest.mark.parametrize("procedure", ["emergency-restart", "metrics-check"])
+def test_an_inventory_without_a_control_host_is_refused_by_name(
+    hosts: dict[str, Any] | None, procedure: str, tmp_path: Path
+) -> None:
+    path = filled(tmp_path) / "hosts.yml"
+    inventory = yaml.safe_load(path.read_text())
+    children = inventory["all"]["children"]
+    del children["control"]
+    if hosts is not None:
+        children["control"] = {"hosts": hosts}
+    path.write_text(yaml.safe_dump(inventory))
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / sandbox.MARKER).write_text(json.dumps({"cluster_id": CLUSTER_ID, "net": ""}))
+    done = run(tmp_path, "ansible-playbook", "-i", "inventory/hosts", str(ROOT / "playbooks" / f"{procedure}.yml"))
+    assert done.returncode == 3, done.stdout
+    assert "group control of the inventory: found no host, expected at least one host. Next: name its hosts" in (
+        done.stdout
+    )
+    (finished,) = (home / "state" / "runs").glob("*.finished.json")
+    assert json.loads(finished.read_text())["status"] == "refused"
+
+
+def test_what_is_to_be_typed_names_this_inventory(tmp_path: Path) -> None:
+    inventory = filled(tmp_path)
+    playbook = str(ROOT / "playbooks" / "emergency-restart.yml")
+    done = run(tmp_path, "ansible-playbook", "-i", "inventory/hosts", playbook)
+    assert done.returncode == 3, done.stdout
+    assert "found nothing deployed" in done.stdout
+    assert f"Next: ansible-playbook -i {inventory} playbooks/site.yml" in done.stdout
+
+
 def precheck(folder: Path) -> subprocess.CompletedProcess[str]:
     arguments = "name=sandbox tasks_from=precheck"
     return run(
@@ -244,6 +277,22 @@ def test_probes_have_the_logins_that_scrapes_have(deployment: Deployment) -> Non
     assert logins["minio-bucket"]["token"] == content(prometheus, "etc/prometheus/minio-bucket.token")
 
 
+def test_the_certificate_of_every_port_of_every_machine_is_read(deployment: Deployment) -> None:
+    read = {place["address"]: place["host"] for place in deployment.asked["ops-1"]["procedure_target"]["secured"]}
+    # What Spark's processes say to each other is encrypted with their secret; their pages are on the loopback address.
+    without = ("spark-master", "spark-worker")
+    ports = {
+        f"{definition['address']}:{port}": definition["host"]
+        for definition in deployment.definitions.values()
+        if definition["name"] not in without
+        for port in definition["ports"]
+    }
+    assert read == ports
+    assert {*read.values()} == {*deployment.asked}
+    watched = json.loads(content(deployment.definitions["ops-1-pipeline-exporter"], "etc/exporter.json"))
+    assert {place["address"] for place in watched["secured"]} == set(ports)
+
+
 def test_a_spark_cluster_has_one_secret(deployment: Deployment) -> None:
     secret = deployment.credentials["tokens"]["spark"]
     for name, file in (("spark-1-spark-master", "master"), ("spark-2-spark-worker", "worker")):
@@ -301,6 +350,10 @@ def test_controllers_of_their_own_are_no_brokers_to_anybody(tmp_path: Path) -> N
     assert sorted(target["brokers"]) == ["kafka-1", "kafka-2", "kafka-3"]
     assert sorted(target["voters"]) == ["control-1", "control-2", "control-3"]
     assert target["controllers"]["control-2"] == "10.0.0.62:9093"
+    read = {place["address"] for place in target["secured"] if place["host"] in ("control-1", "kafka-1")}
+    assert read == {"10.0.0.61:9093", "10.0.0.61:7071", *(f"10.0.0.11:{port}" for port in (7071, 9092, 9094, 9100))} | {
+        "10.0.0.61:9100"
+    }
     assert sorted(found["kafka_bootstrap"].split(",")) == [f"10.0.0.1{n}:9092" for n in (1, 2, 3)]
     jobs = {job["name"]: sorted(entry["host"] for entry in job["targets"]) for job in found["prometheus_jobs"]}
     assert jobs["kafka"] == ["kafka-1", "kafka-2", "kafka-3"]
@@ -336,6 +389,42 @@ def test_one_outdated_node_of_the_store_names_all_of_them_for_one_restart(tmp_pa
     assert "restart ." in named()
     nodes["minio-2"]["service_outdated"] = ["minio"]
     assert "restart minio-1 minio-2 minio-3 minio-4." in named()
+
+
+@pytest.mark.parametrize(
+    ("died", "voters", "said"),
+    [
+        ([], [], ""),
+        (["kafka-3"], ["control-1", "control-2", "control-3"], ""),
+        (["kafka-2"], [], "found kafka-2, kafka-3 out of reach, 3 controllers in the inventory"),
+        (["control-1"], ["control-1", "kafka-1"], "found control-1 out of reach, 2 controllers in the inventory"),
+        (["kafka-2"], ["control-1", "kafka-1"], "found kafka-2, kafka-3 out of reach, 3 brokers in the inventory"),
+    ],
+)
+def test_nodes_of_kafka_that_died_while_others_were_started_are_counted(
+    died: list[str], voters: list[str], said: str, tmp_path: Path
+) -> None:
+    """One of three brokers was lost already when it was planned."""
+    (tmp_path / "vault").write_text("a test's own")
+    known = {host: {"host_services": ["kafka"], "service_result": {"unreachable": True}} for host in died}
+    (tmp_path / "inventory.yml").write_text(json.dumps({"all": {"hosts": {**known, "kafka-1": {}}}}))
+    asked = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [{"ansible.builtin.include_role": {"name": "procedure", "tasks_from": "quorum"}}],
+        "vars": {
+            "act_plan": {"lost": ["kafka-3"], "hosts": [{"host": host} for host in ("kafka-1", *died)]},
+            "procedure_target": {
+                "brokers": {f"kafka-{n}": "h:9092" for n in (1, 2, 3)},
+                "voters": voters,
+                "fewest_brokers": 2,
+            },
+        },
+    }
+    (tmp_path / "play.yml").write_text(json.dumps([asked]))
+    done = run(tmp_path, "ansible-playbook", "-i", "inventory.yml", "play.yml")
+    assert done.returncode == (2 if said else 0), done.stdout
+    assert said in " ".join(done.stdout.split())
 
 
 def test_machine_that_takes_connections_and_says_nothing_is_named_within_seconds(tmp_path: Path) -> None:

@@ -279,29 +279,20 @@ def test_a_port_that_says_nothing_is_given_up(authority: Authority) -> None:
             certificates.read(tls(authority.issue("ops-1")), place, timeout=0.3)
 
 
-def test_every_port_with_tls_is_looked_at_once() -> None:
-    values = endpoints() | {
-        "prometheus": "https://192.0.2.61:9090",
-        "alertmanager": "https://192.0.2.61:9093",
-        "metrics": {
-            "minio": "https://192.0.2.21:9000/minio/v2/metrics/cluster",
-            "minio-bucket": "https://192.0.2.21:9000/minio/v2/metrics/bucket",
-            "kafka": "https://192.0.2.11:7071/metrics",
-            "node": "https://192.0.2.61:9100/metrics",
-            "prometheus": "https://192.0.2.61:9090/metrics",
-            "producer": "http://192.0.2.41:9109/metrics",
-        },
-    }
-    values["kafka"]["bootstrap"] = "192.0.2.11:9092,[2001:db8::12]:9092"
-    values["s3"]["endpoint"] = "https://192.0.2.21:9000"
-    assert certificates.places(parsed(values)) == [
+def test_every_port_is_looked_at_once() -> None:
+    ports = [
+        ("192.0.2.11:9092", "kafka"),
+        ("[2001:db8::12]:9092", "kafka"),
+        ("192.0.2.24:9000", "minio"),
+        ("192.0.2.24:9000", "minio"),
+        ("store.example.com", "minio"),
+    ]
+    told = [config.SecuredPort(address=address, service=service) for address, service in ports]
+    assert certificates.places(told) == [
         Place("kafka", "192.0.2.11", 9092),
         Place("kafka", "2001:db8::12", 9092),
-        Place("minio", "192.0.2.21", 9000),
-        Place("prometheus", "192.0.2.61", 9090),
-        Place("alertmanager", "192.0.2.61", 9093),
-        Place("kafka", "192.0.2.11", 7071),
-        Place("node-exporter", "192.0.2.61", 9100),
+        Place("minio", "192.0.2.24", 9000),
+        Place("minio", "store.example.com", 443),
     ]
 
 
@@ -362,6 +353,7 @@ def test_the_exporter_shows_the_certificates_to_those_with_one(tmp_path: Path, a
         values = exporter_settings(
             endpoints=with_tls(mine, server.url),
             metrics={"host": "127.0.0.1", "port": port},
+            secured=[{"address": server.address, "host": "minio-1", "service": "minio"}],
             scrape_timeout_seconds=0.5,
         )
         path = tmp_path / "exporter.json"

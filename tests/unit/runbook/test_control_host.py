@@ -95,6 +95,18 @@ def test_call_is_bounded_and_uses_the_runs_own_way_to_the_host() -> None:
     assert executed.environments[0]["PATH"] == "/bin"
 
 
+def test_call_for_figures_alone_is_a_short_one_and_says_so() -> None:
+    executed = Executed((124, "", ""))
+    assert control_host.Leasehold(host(executed), "run-1").give_back([]) == (
+        [],
+        [
+            "Records and figures on ctl-1 are as they were: control host ctl-1: found no answer within "
+            f"{control_host.FIGURES_SECONDS} s, expected an answer."
+        ],
+    )
+    assert executed.commands[0][:4] == ["timeout", "-k", "5", str(control_host.FIGURES_SECONDS)]
+
+
 def test_lease_lasts_longer_than_the_deadline() -> None:
     executed = Executed(taken())
     hold = take(executed)

@@ -291,3 +291,36 @@ def test_broker_that_answers_counts_though_its_machine_can_not_be_reached() -> N
 def test_run_that_is_not_about_kafka_does_not_count_its_brokers() -> None:
     made = make(without("kafka-2", "kafka-3"), [], **{**away("kafka-2", "kafka-3"), "voters": ()})
     assert made.actions == ()
+
+
+CONTROLLERS = ("control-1", "control-2", "control-3")
+
+
+def apart(*hosts: str) -> dict[str, Any]:
+    """These are away; Kafka's controllers are nodes of their own."""
+    return {**away(*hosts), "voters": CONTROLLERS, "brokers": BROKERS, "fewest_brokers": 2}
+
+
+@pytest.mark.parametrize("intent", ["recover", "restart", "start"])
+def test_too_few_brokers_are_said_before_anything_is_touched(intent: str) -> None:
+    services = without("kafka-2", "kafka-3", minio_1={"state": "stopped"})
+    said = r"brokers of Kafka: found kafka-2, kafka-3 out of reach .* leaves 1 of 3 brokers, expected 2"
+    with pytest.raises(plan.QuorumLost, match=said):
+        make(services, short_of("kafka-2", "kafka-3"), intent=intent, **apart("kafka-2", "kafka-3"))
+
+
+def test_dead_broker_is_lost_where_controllers_are_nodes_of_their_own() -> None:
+    made = make(without("kafka-3"), short_of("kafka-3"), **apart("kafka-3"))
+    assert (made.actions, made.lost) == ((), ("kafka-3",))
+    assert made.as_dict()["lines"] == ["leave out kafka-3 (kafka): the host can't be reached"]
+
+
+def test_brokers_that_acknowledge_are_not_too_few() -> None:
+    acked = Check("producer.progress", "producer", "producer-1", True, "acknowledged event 1.0 s ago", "one")
+    made = make(without("kafka-2", "kafka-3"), [acked], **apart("kafka-2", "kafka-3"))
+    assert made.lost == ("kafka-2", "kafka-3")
+
+
+def test_too_few_brokers_keep_nobody_from_stopping_the_rest() -> None:
+    made = make(without("kafka-2", "kafka-3"), [], intent="stop", **apart("kafka-2", "kafka-3"))
+    assert ("stop", "kafka-1") in verbs(made)

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import pytest
+from ansible_collections.streamops.runbook.plugins.module_utils import health
 from ansible_collections.streamops.runbook.plugins.modules import proof
 
 HOLDS = '{"holds": true, "sent": 1, "found": 1, "duplicates": 0, "failed": 0, "seconds": 2.0}'
@@ -32,6 +33,19 @@ def test_where_it_stood_still_is_told() -> None:
     found = answer(STILL)
     assert found["proven"] is False
     assert 'pipeline prove ended with 1: stood still in File "<string>"' in found["error"]
+
+
+def test_brokers_that_died_meanwhile_are_said_at_once() -> None:
+    brokers = {f"kafka-{number}": "h:9092" for number in (1, 2, 3)}
+    given: dict[str, Any] = {
+        "target": {"voters": ["control-1"], "brokers": brokers, "fewest_brokers": 2},
+        "unreachable": {"kafka-2": ["kafka"], "kafka-3": ["kafka"]},
+        "services": [],
+    }
+    kafka, _ = proof.impossible(given, health.Reading((), 0, 0.0, False))
+    assert kafka == "kafka-2, kafka-3 out of reach and without an answer, which leaves 1 of 3 brokers"
+    del given["unreachable"]["kafka-3"]
+    assert proof.impossible(given, health.Reading((), 0, 0.0, False)) == ("", "")
 
 
 @pytest.mark.parametrize(("stderr", "said"), [("", "no output"), ("one\ntwo\n\n", "two")])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import subprocess
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.streamops.runbook.plugins.callback import record
-from ansible_collections.streamops.runbook.plugins.module_utils import catalog, runs
+from ansible_collections.streamops.runbook.plugins.module_utils import catalog, control_host, run_metrics, runs
 
 PROOF = {"proof": {"lines": ["x"]}}
 DEAD = {"unreachable": {"kafka-3": ["kafka"]}}
@@ -82,3 +87,97 @@ def test_reading_run_needs_no_proof() -> None:
 )
 def test_failure_outweighs_every_good_word(fragments: dict[str, Any], failure: dict[str, Any], expected: str) -> None:
     assert verdict(fragments, failure) == expected
+
+
+# The figures of runs on the control host.
+
+
+class ControlHost:
+    """Keeps what is left there.
+
+    :param meanwhile: what happens while a call is on its way.
+    """
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.texts: list[str] = []
+        self.commands: list[list[str]] = []
+        self._meanwhile = meanwhile
+
+    def __call__(self, command: list[str], env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        self.commands.append(command)
+        text = Path(env["RUNBOOK_FIGURES"]).read_text() if "RUNBOOK_FIGURES" in env else ""
+        self._meanwhile()
+        self.texts.append(text)
+        return subprocess.CompletedProcess(command, 0, 'ctl-1 | SUCCESS => {"changed": false, "kept": []}', "")
+
+
+def ended_run(state: Path, execute: Callable[..., Any], number: int) -> record.CallbackModule:
+    """A run that has read something and has counted itself."""
+    procedure = catalog.Procedure("metrics-check", "X", "S", "P4", "read-only", 60)
+    ended = {"procedure": procedure.name, "status": "completed", "seconds": 1.0}
+    run_metrics.record(state / "metrics", ended, procedure, 100.0 + number)
+    callback = record.CallbackModule()
+    callback._run = runs.Run(state / "runs", f"run-{number}", procedure.name, {"check": False})
+    callback._keeper = control_host.ControlHost("ctl-1", [], {"PATH": "/bin"}, execute, shows_figures=True)
+    callback._state = state
+    callback._counted = True
+    return callback
+
+
+def test_figures_of_a_run_are_not_replaced_by_what_another_has_read_before(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    later: list[threading.Thread] = []
+
+    def a_second_run_ends() -> None:
+        if not later:
+            later.append(threading.Thread(target=lambda: ended_run(tmp_path, host, 2)._return_lease()))
+            later[0].start()
+            # Long enough for it, if nothing keeps it back.
+            later[0].join(1.0)
+
+    host = ControlHost(a_second_run_ends)
+    ended_run(tmp_path, host, 1)._return_lease()
+    later[0].join()
+    assert len(host.texts) == 2
+    (total,) = [line for line in host.texts[-1].splitlines() if line.startswith("runbook_runs_total{")]
+    assert total.endswith(" 2.0")
+
+
+def test_run_that_reads_waits_for_neither_the_control_host_nor_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    host = ControlHost()
+    said: list[str] = []
+    callback = ended_run(tmp_path, host, 1)
+    monkeypatch.setattr(callback, "_say", said.append)
+    callback._return_lease()
+    assert host.commands[0][:4] == ["timeout", "-k", "5", str(control_host.FIGURES_SECONDS)]
+    assert control_host.FIGURES_SECONDS <= 10
+    assert said == []
+    monkeypatch.setattr(control_host, "FIGURES_SECONDS", 0.3)
+    with (tmp_path / "metrics" / f".{run_metrics.FILE}.turn").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        callback._return_lease()
+    assert len(host.commands) == 1
+    assert "Figures on ctl-1 are those of an earlier run" in said[0]
+
+
+def test_lease_is_given_back_though_it_is_not_the_turn_of_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs").mkdir()
+    host = ControlHost()
+    said: list[str] = []
+    callback = ended_run(tmp_path, host, 1)
+    assert callback._keeper is not None
+    callback._lease = control_host.Leasehold(callback._keeper, "run-1", {"stack": 7})
+    monkeypatch.setattr(callback, "_say", said.append)
+    monkeypatch.setattr(control_host, "FIGURES_SECONDS", 0.3)
+    with (tmp_path / "metrics" / f".{run_metrics.FILE}.turn").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        callback._return_lease()
+    (command,) = host.commands
+    assert json.loads(command[command.index("-a") + 1])["fences"] == {"stack": 7}
+    assert host.texts == [""]
+    assert len(said) == 1

@@ -164,9 +164,14 @@ def target(files: dict[str, str] | None, **changes: Any) -> probes.Target:
     return probes.Target(**{**fields, **changes})
 
 
+def shown(service: str, host: str, *addresses: str) -> list[dict[str, str]]:
+    """Ports that show a certificate, as a target has them."""
+    return [{"address": address, "host": host, "service": service} for address in addresses]
+
+
 def test_a_broker_with_an_expired_certificate_is_named(authority: Authority, mine: dict[str, str]) -> None:
     with serving(authority.issue("kafka-1", days=-3)) as server:
-        aim = target(mine, brokers={"kafka-1": server.address})
+        aim = target(mine, brokers={"kafka-1": server.address}, secured=shown("kafka", "kafka-1", server.address))
         found = {check.name: check for check in probes.probe_all(aim, ["kafka"])}
     assert set(found) == {"kafka.answers", "kafka.cluster", "certificate.holds"}
     for check in found.values():
@@ -178,7 +183,11 @@ def test_each_question_of_a_stack_with_tls_is_asked_in_tls(authority: Authority,
     now = f"producer_last_ack_timestamp_seconds {time.time()}\n"
     with serving(authority.issue("producer-1"), clients=True, body=now) as server:
         metrics = {"producer": f"{server.url}/metrics"}
-        aim = target(mine, endpoints={"s3": {"endpoint": "https://127.0.0.1:9"}, "metrics": metrics})
+        aim = target(
+            mine,
+            endpoints={"s3": {"endpoint": "https://127.0.0.1:9"}, "metrics": metrics},
+            secured=shown("producer", "producer-1", server.address),
+        )
         found = probes.probe_all(aim, ["producer"])
     assert [(check.name, check.healthy) for check in found] == [
         ("certificate.holds", True),
@@ -208,8 +217,8 @@ def test_a_certificate_is_judged_by_what_is_left_of_it(
     days: float, healthy: bool, said: str, authority: Authority, mine: dict[str, str]
 ) -> None:
     with serving(authority.issue("minio-1", days=days), clients=True) as server:
-        endpoints = {"s3": {"endpoint": server.url}, "metrics": {"minio": f"{server.url}/minio/v2/metrics/cluster"}}
-        (check,) = certificate_checks.certificate_checks(target(mine, endpoints=endpoints), ["minio"])
+        aim = target(mine, secured=shown("minio", "minio-1", server.address))
+        (check,) = certificate_checks.certificate_checks(aim, ["minio"])
     assert (check.service, check.host, check.blames) == ("minio", "", ("minio-1",))
     assert check.healthy is healthy
     assert check.seen.startswith(said)
@@ -217,7 +226,7 @@ def test_a_certificate_is_judged_by_what_is_left_of_it(
 
 def test_thresholds_are_the_callers(authority: Authority, mine: dict[str, str]) -> None:
     with serving(authority.issue("minio-1", days=20)) as server:
-        aim = target(mine, endpoints={"s3": {"endpoint": server.url}, "metrics": {}})
+        aim = target(mine, secured=shown("minio", "minio-1", server.address))
         (late,) = certificate_checks.certificate_checks(aim, ["minio"], warn_days=60, fail_days=21)
         (soon,) = certificate_checks.certificate_checks(aim, ["minio"], warn_days=21)
     assert (late.healthy, soon.healthy) == (False, True)
@@ -225,10 +234,8 @@ def test_thresholds_are_the_callers(authority: Authority, mine: dict[str, str]) 
 
 
 def test_what_does_not_answer_has_no_certificate_to_judge(mine: dict[str, str]) -> None:
-    assert (
-        certificate_checks.certificate_checks(target(mine, brokers={"kafka-1": "127.0.0.1:9"}), ["kafka", "minio"])
-        == []
-    )
+    aim = target(mine, secured=shown("kafka", "kafka-1", "127.0.0.1:9"))
+    assert certificate_checks.certificate_checks(aim, ["kafka", "minio"]) == []
 
 
 def test_our_own_certificates_are_judged_with_monitoring(tmp_path: Path) -> None:
@@ -244,32 +251,29 @@ def test_our_own_certificates_are_judged_with_monitoring(tmp_path: Path) -> None
     assert "/nowhere/ca.pem" in missing.seen
 
 
-def test_every_port_is_judged_once_and_by_its_own_name(mine: dict[str, str]) -> None:
-    aim = target(
-        mine,
-        brokers={"kafka-1": "192.0.2.11:9092"},
-        endpoints={
-            "s3": {"endpoint": "https://192.0.2.21:9000"},
-            "metrics": {
-                "minio-bucket": "https://192.0.2.21:9000/minio/v2/metrics/bucket",
-                "prometheus": "https://192.0.2.61:9090/metrics",
-                "node": "https://192.0.2.61:9100/metrics",
-                "producer": "http://192.0.2.41:9109/metrics",
-            },
-        },
-        monitoring={
-            "prometheus": "https://192.0.2.61:9090",
-            "alertmanager": "https://192.0.2.61",
-            "exporters": {"node-exporter": "https://192.0.2.61:9100/metrics"},
-        },
-    )
-    assert certificate_checks.places(aim) == {
-        "192.0.2.11:9092": ("kafka", "kafka-1"),
-        "192.0.2.21:9000": ("minio", "minio-1"),
-        "192.0.2.61:9090": ("prometheus", "ops-1"),
-        "192.0.2.61:443": ("alertmanager", ""),
-        "192.0.2.61:9100": ("node-exporter", ""),
-    }
+def test_a_certificate_is_said_once_of_a_host_and_read_from_each_port(
+    authority: Authority, mine: dict[str, str]
+) -> None:
+    files = authority.issue("kafka-1", days=60)
+    with (
+        serving(files) as one,
+        serving(files) as another,
+        serving(authority.issue("kafka-1", days=-3)) as old,
+        serving(authority.issue("minio-4", days=-3)) as last,
+    ):
+        secured = shown("kafka", "kafka-1", one.address, another.address, old.address)
+        aim = target(mine, secured=[*secured, *shown("minio", "minio-4", last.address)])
+        checks = certificate_checks.certificate_checks(aim, ["kafka", "minio"])
+    assert [(check.service, check.blames, check.healthy) for check in checks] == [
+        ("kafka", ("kafka-1",), True),
+        ("kafka", ("kafka-1",), False),
+        ("minio", ("minio-4",), False),
+    ]
+
+
+def test_a_name_without_a_port_is_that_of_https(mine: dict[str, str]) -> None:
+    aim = target(mine, secured=shown("minio", "minio-1", "store.example.com"))
+    assert certificate_checks.places(aim) == {"store.example.com:443": ("minio", "minio-1")}
 
 
 def test_a_certificate_that_ends_makes_nobody_restart_anything(authority: Authority, mine: dict[str, str]) -> None:
@@ -277,10 +281,9 @@ def test_a_certificate_that_ends_makes_nobody_restart_anything(authority: Author
     info = {"state": "running", "started_at": (now - timedelta(days=1)).isoformat(), "detail": "", "identity": None}
     services = [{**info, "service": name, "host": f"{name}-1"} for name in ("minio", "prometheus", "producer")]
     with serving(authority.issue("minio-1", days=1)) as server:
-        pages = {"minio": server.url, "something-new": server.url.replace("127.0.0.1", "localhost")}
-        checks = certificate_checks.certificate_checks(
-            target(mine, endpoints={"s3": {"endpoint": server.url}, "metrics": pages})
-        )
+        secured = shown("minio", "minio-1", server.address)
+        secured += shown("something-new", "ops-1", server.address.replace("127.0.0.1", "localhost"))
+        checks = certificate_checks.certificate_checks(target(mine, secured=secured))
     assert [check.service for check in checks if not check.healthy] == ["minio", "monitoring"]
     made = plan.make(services, checks, intent="recover", since=now, now=now, grace={}, cluster_id="C")
     assert {action.verb for action in made.actions} == {"wait"}

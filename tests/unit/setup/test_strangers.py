@@ -56,12 +56,47 @@ def page(status: str) -> Callable[[bytes], bytes]:
     return lambda asked: f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode() if asked.startswith(b"GET") else b""
 
 
-def broker(asked: bytes) -> bytes:
-    return struct.pack("!ii", 4, strangers.CORRELATION) if asked[4:6] == b"\0\3" else b""
+def kafka(*keys: int) -> Callable[[bytes], bytes]:
+    """A node of Kafka that answers these requests to everybody, and ends the connection on any other."""
+
+    def answer(asked: bytes) -> bytes:
+        return struct.pack("!ii", 4, strangers.CORRELATION) if asked[4:6] in numbers else b""
+
+    numbers = [struct.pack("!h", key) for key in keys]
+    return answer
 
 
-def master(asked: bytes) -> bytes:
-    return struct.pack("!qbq", 17, 4, strangers.CORRELATION) if asked[8:9] == b"\3" else b""
+# Metadata, ApiVersions, DescribeQuorum, DescribeCluster; who wants a login says before it which versions it speaks.
+broker, controller, with_login = kafka(3, 18, 55, 60), kafka(18, 55, 60), kafka(18)
+
+# The beginnings of what Spark 4.1 says to one byte that is no message of its own.
+NOT_UNDERSTOOD = """java.io.EOFException
+\tat java.base/java.io.DataInputStream.readUnsignedByte(DataInputStream.java:290)
+\tat org.apache.spark.rpc.netty.RequestMessage$.readRpcAddress(NettyRpcEnv.scala:633)
+\tat org.apache.spark.rpc.netty.NettyRpcHandler.receive(NettyRpcEnv.scala:689)
+\tat org.apache.spark.network.server.TransportRequestHandler.processRpcRequest(TransportRequestHandler.java:167)
+"""
+REFUSED = """java.lang.IllegalStateException: Expected SaslMessage, received something else
+\tat org.apache.spark.network.sasl.SaslMessage.decode(SaslMessage.java:70)
+\tat org.apache.spark.network.sasl.SaslRpcHandler.doAuthChallenge(SaslRpcHandler.java:80)
+\tat org.apache.spark.network.crypto.AuthRpcHandler.doAuthChallenge(AuthRpcHandler.java:99)
+"""
+# Where it is told not to fall back to SASL.
+REFUSED_ALONE = """java.lang.IllegalArgumentException: Unknown challenge message.
+\tat org.apache.spark.network.crypto.AuthRpcHandler.doAuthChallenge(AuthRpcHandler.java)
+"""
+
+
+def spark(kind: int, said: str = "") -> Callable[[bytes], bytes]:
+    def answer(asked: bytes) -> bytes:
+        text = said.encode()
+        frame = struct.pack("!bqi", kind, strangers.CORRELATION, len(text)) + text
+        return struct.pack("!q", 8 + len(frame)) + frame if asked[8:9] == b"\3" else b""
+
+    return answer
+
+
+master = spark(5, NOT_UNDERSTOOD)
 
 
 @pytest.fixture
@@ -74,7 +109,9 @@ def files(tmp_path: Path) -> dict[str, str]:
     [
         (page("200 OK"), "in plain text (HTTP): GET / was answered with 200"),
         (page("302 Found"), "in plain text (HTTP): GET / was answered with 302"),
-        (broker, "in plain text (Kafka): told a Kafka client of its topics"),
+        (broker, "in plain text (Kafka): answered a Kafka client"),
+        (controller, "in plain text (Kafka): answered a Kafka client"),
+        (spark(4), "in plain text (Spark): answered Spark's RPC"),
         (master, "in plain text (Spark): answered Spark's RPC"),
     ],
 )
@@ -84,14 +121,14 @@ def test_port_that_lets_anybody_in_is_named(answer: Callable[[bytes], bytes], na
     assert said == f"kafka-1 (127.0.0.1:{port.number}) let in a stranger {named}"
 
 
-@pytest.mark.parametrize("answer", [page("200 OK"), broker, master])
+@pytest.mark.parametrize("answer", [page("200 OK"), broker, controller, master])
 def test_tls_that_asks_for_no_certificate_is_named(answer: Callable[[bytes], bytes], files: dict[str, str]) -> None:
     with serving(answer, context_of(files, asks=False)) as port:
         (said,) = strangers.knock(port, 1.0)
     assert "with TLS and no certificate" in said
 
 
-@pytest.mark.parametrize("answer", [page("200 OK"), broker, master])
+@pytest.mark.parametrize("answer", [page("200 OK"), broker, controller, master])
 def test_who_asks_for_a_certificate_refuses(answer: Callable[[bytes], bytes], files: dict[str, str]) -> None:
     with serving(answer, context_of(files, asks=True)) as port:
         assert strangers.knock(port, 1.0) == []
@@ -100,6 +137,12 @@ def test_who_asks_for_a_certificate_refuses(answer: Callable[[bytes], bytes], fi
 @pytest.mark.parametrize("status", ["401 Unauthorized", "403 Forbidden", "400 Bad Request"])
 def test_who_asks_for_a_login_refuses(status: str, files: dict[str, str]) -> None:
     with serving(page(status), context_of(files, asks=False)) as port:
+        assert strangers.knock(port, 1.0) == []
+
+
+@pytest.mark.parametrize("answer", [with_login, spark(5, REFUSED), spark(5, REFUSED_ALONE)])
+def test_who_asks_for_a_secret_refuses(answer: Callable[[bytes], bytes]) -> None:
+    with serving(answer) as port:
         assert strangers.knock(port, 1.0) == []
 
 

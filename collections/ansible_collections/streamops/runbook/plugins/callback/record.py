@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from ansible import context
 from ansible.plugins.callback import CallbackBase
 from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
-from ansible_collections.streamops.runbook.plugins.module_utils import catalog, control_host, provenance, runs
+from ansible_collections.streamops.runbook.plugins.module_utils import catalog, commands, control_host, provenance, runs
 from ansible_collections.streamops.runbook.plugins.module_utils.card import render
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.lease import Owner, controller_id
@@ -121,6 +121,7 @@ class CallbackModule(CallbackBase):
         if path.stem not in entries:
             raise Refused(f"playbook {path.name}", "no entry in the catalog", "an entry in config/runbook")
         procedure = self._procedure = entries[path.stem]
+        os.environ[commands.VARIABLE] = commands.options(self._sources(), PROJECT)
         play = playbook.get_plays()[0]
         manager = self._manager = play.get_variable_manager()
         self._loader = playbook._loader
@@ -138,11 +139,7 @@ class CallbackModule(CallbackBase):
         self._refuse_options()
         inventory = manager._inventory
         procedure.check_parameters(extra, self._known_names(manager, inventory))
-        if unfilled := value("runbook_open"):
-            # Before a lease is asked for, at an address that may be one of these.
-            raise Refused(
-                "inventory", "; ".join(unfilled), "what belongs to this deployment", "see docs/many-machines.md"
-            )
+        # First of all that is read of the inventory: its variables may be made from the hosts of these groups.
         for group in procedure.groups:
             if not inventory.get_groups_dict().get(group):
                 raise Refused(
@@ -151,6 +148,11 @@ class CallbackModule(CallbackBase):
                     "at least one host",
                     "name its hosts in the inventory",
                 )
+        if unfilled := value("runbook_open"):
+            # Before a lease is asked for, at an address that may be one of these.
+            raise Refused(
+                "inventory", "; ".join(unfilled), "what belongs to this deployment", "see docs/many-machines.md"
+            )
         marker = value("runbook_marker")
         deployed = bool(marker) and Path(marker).is_file()
         if not procedure.founds and not deployed:
@@ -158,7 +160,7 @@ class CallbackModule(CallbackBase):
                 "deployment",
                 f"nothing deployed ({marker} is missing)",
                 "a deployed pipeline",
-                "make up",
+                commands.line("site"),
             )
         self._contacts = value("runbook_notices") or {}
         self._alertmanager = value("runbook_alertmanager") or ""
@@ -168,6 +170,11 @@ class CallbackModule(CallbackBase):
         self._keeper = self._control_host(manager, inventory, value("runbook_lease_host"), extra)
         self._take_locks(procedure, extra)
         self._start_clocks(procedure)
+
+    @staticmethod
+    def _sources() -> list[str]:
+        """Return the inventory's own files and folders, by their absolute paths."""
+        return [str(source) for source in context.CLIARGS["inventory"] or ()]
 
     @staticmethod
     def _known_names(manager: Any, inventory: Any) -> set[str]:
@@ -207,7 +214,7 @@ class CallbackModule(CallbackBase):
 
             Sandbox(Path(marker).resolve().parent).refuse_claimed()
         self._state = Path(state)
-        sources = [str(source) for source in context.CLIARGS["inventory"] or ()]
+        sources = self._sources()
         run_id = runs.new_run_id(procedure.name)
         self._run = runs.Run(
             folder=self._state / "runs",
@@ -354,19 +361,28 @@ class CallbackModule(CallbackBase):
             # A run that acts on nothing holds no lease, and has figures all the same.
             held = self._lease or control_host.Leasehold(self._keeper, self._run.id)
             waiting = outbox.waiting(self._run.folder)
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="runbook-", suffix=".prom") as figures:
-                if shows:
-                    from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
-
-                    figures.write(run_metrics.labelled(self._state / "metrics", controller_id(os.environ)))
-                    figures.flush()
-                kept, told = held.give_back(waiting, Path(figures.name) if shows else None)
+            kept, told = self._with_figures(held, waiting) if shows else held.give_back(waiting)
             outbox.sent(kept)
         except Exception as error:  # noqa: BLE001  the run has ended, and how does not depend on this
             told = [f"Leases could not be given back: {type(error).__name__}: {error}"]
         for line in told:
             self._say(line)
             self._run.note({"phase": self._phase, "lease": line})
+
+    def _with_figures(self, held: control_host.Leasehold, records: Sequence[Path]) -> tuple[list[str], list[str]]:
+        """Give back, and leave the figures of this controller's runs there as they are when it is this run's turn."""
+        from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
+
+        folder = self._state / "metrics"
+        with run_metrics.turn(folder, control_host.FIGURES_SECONDS) as mine:
+            if not mine:
+                kept, told = held.give_back(records) if held.fences else ([], [])
+                late = f"Figures on {held.host.name} are those of an earlier run: others are being left there just now"
+                return kept, [*told, f"{late}; the next run takes these along."]
+            with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="runbook-", suffix=".prom") as figures:
+                figures.write(run_metrics.labelled(folder, controller_id(os.environ)))
+                figures.flush()
+                return held.give_back(records, Path(figures.name))
 
     def _start_clocks(self, procedure: catalog.Procedure) -> None:
         run, _ = self._active()

@@ -15,6 +15,18 @@ options:
       kafka_user: {description: Username and password of the probing principal., type: dict, required: true}
       s3_user: {description: Access key and secret key of the probing user., type: dict, required: true}
       brokers: {description: Bootstrap address by broker host., type: dict, required: true}
+      fewest_brokers: {description: In how many brokers a write must be., type: int, default: 1}
+      voters:
+        description: Hosts of the Kafka nodes that vote; every broker where there are none.
+        type: list
+        elements: str
+        default: []
+      controllers: {description: "Address (host:port) by host of those that are controllers alone.", type: dict, default: {}}
+      secured:
+        description: Every port that shows a certificate, with its address (host:port), host and service.
+        type: list
+        elements: dict
+        default: []
       hosts: {description: Host by service., type: dict, required: true}
       monitoring:
         description: Addresses of Prometheus, Alertmanager and exporters, and how many targets there are; empty for none.

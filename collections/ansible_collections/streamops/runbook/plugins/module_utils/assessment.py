@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from . import tls
+from . import commands, tls
 from .health import Reading, watch
 from .probes import Check, Target, probe_all, service_check, unreachable_check
 from .progress import report
@@ -22,10 +22,12 @@ ARGUMENTS: dict[str, Any] = {
             "kafka_user": {"type": "dict", "required": True, "no_log": True},
             "s3_user": {"type": "dict", "required": True, "no_log": True},
             "brokers": {"type": "dict", "required": True},
+            "fewest_brokers": {"type": "int", "default": 1},
             "hosts": {"type": "dict", "required": True},
             "monitoring": {"type": "dict", "default": {}},
             "voters": {"type": "list", "elements": "str", "default": []},
             "controllers": {"type": "dict", "default": {}},
+            "secured": {"type": "list", "elements": "dict", "default": []},
             "cluster_id": {"type": "str", "required": True},
             "topics": {"type": "list", "elements": "str", "required": True},
             "buckets": {"type": "list", "elements": "str", "required": True},
@@ -78,6 +80,6 @@ def _reason(message: str) -> str:
 def complaint(reading: Reading) -> str:
     """Say of each failed check what was seen, what was expected and which procedure helps; hosts away come last."""
     return "\n".join(
-        f"{check.subject}: {check.seen}; expected {check.expected}; helps: make {check.procedure}"
+        f"{check.subject}: {check.seen}; expected {check.expected}; helps: {commands.line(check.procedure)}"
         for check in sorted(reading.failed, key=lambda check: check not in reading.pressing)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from . import commands
 from .catalog import Procedure
 from .health import silent_lines
 
@@ -88,7 +89,7 @@ def _notices(record: Mapping[str, Any]) -> list[str]:
     sent, pending = len(delivery.get("sent", [])), len(delivery.get("pending", []))
     lines = [f"{sent} delivered"] if sent else []
     if pending:
-        lines.append(f"{pending} in the spool, make notify tries again")
+        lines.append(f"{pending} in the spool, {commands.line('notify')} tries again")
     return lines + list(delivery.get("errors", []))
 
 
@@ -96,7 +97,7 @@ def _next(record: Mapping[str, Any], procedure: Procedure) -> list[str]:
     failures = [str(failure.get("message", "")) for failure in record.get("failures", []) if failure.get("message")]
     steps = list(record.get("next", []))
     if failures and not steps:
-        steps = [f"read docs/runbooks/{procedure.name}.md, then make status-all"]
+        steps = [f"read docs/runbooks/{procedure.name}.md, then {commands.line('status-all')}"]
     return [*failures, *steps] or ["nothing"]
 
 

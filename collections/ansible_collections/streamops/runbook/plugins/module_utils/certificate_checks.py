@@ -15,8 +15,6 @@ from .probes import Check, Target
 WARN_DAYS = 14.0
 FAIL_DAYS = 2.0
 SCOPE = ("kafka", "minio", "spark-streaming", "producer", "monitoring")
-# What the endpoints call a page of metrics, where the service has another name.
-_PAGES = {"node": "node-exporter", "minio-bucket": "minio"}
 # Deploying issues what is missing or ends soon.
 REPAIR = "site"
 
@@ -24,20 +22,10 @@ Served = Callable[[str, tls.Files, float, str], tls.Certificate]
 
 
 def places(target: Target) -> dict[str, tuple[str, str]]:
-    """Service and host of each port that shows a certificate, by ``host:port``; the host may be unknown."""
-    watching = target.monitoring
-    urls = {
-        "minio": target.endpoints["s3"]["endpoint"],
-        **{service: watching[service] for service in ("prometheus", "alertmanager") if service in watching},
-        **watching.get("exporters", {}),
+    """Service and host of each port that shows a certificate, by ``host:port``."""
+    return {
+        tls.address_of(f"https://{place['address']}"): (place["service"], place["host"]) for place in target.secured
     }
-    nodes = [*target.brokers.items(), *target.controllers.items()]
-    found = {address: ("kafka", host) for host, address in nodes}
-    for name, url in [*urls.items(), *target.endpoints["metrics"].items()]:
-        if str(url).startswith("https:"):
-            service = _PAGES.get(name, name)
-            found.setdefault(tls.address_of(str(url)), (service, target.hosts.get(service, "")))
-    return found
 
 
 def certificate_checks(
@@ -65,12 +53,11 @@ def certificate_checks(
 
     def look(address: str) -> Check | None:
         service, host = shown[address]
-        name = host or address
         if service not in (*SCOPE, *MONITORING):
             # Something else that serves metrics, as a part of what watches.
             service = SCOPE[-1]
         try:
-            return judge(service, host, f"certificate of {name}", served(address, files, target.timeout, name))
+            return judge(service, host, f"certificate of {host}", served(address, files, target.timeout, host))
         except tls.TlsError as error:
             return judge(service, host, error.seen)
         except RunbookError as error:
@@ -79,7 +66,8 @@ def certificate_checks(
             return None
 
     with ThreadPoolExecutor(max_workers=max(1, len(shown))) as pool:
-        checks = [check for check in pool.map(look, shown) if check is not None]
+        # Ports of one service that show the same certificate say the same: it is said once.
+        checks = list(dict.fromkeys(check for check in pool.map(look, shown) if check is not None))
     if "monitoring" in scope:
         # Of no service, and without them none can be asked.
         checks += [judge("monitoring", "", what, found) for what, found in _held(files)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ansible_collections.streamops.runbook.plugins.module_utils import commands
 from ansible_collections.streamops.runbook.plugins.module_utils.docker_client import (
     LABEL_ROLE,
     LABEL_ROOT,
@@ -51,7 +52,7 @@ def absent(engine: Engine, root: str, *, check: bool = False) -> Removal:
         )
         refusal = f"found {', '.join(running)} running, expected nothing that runs" if running else ""
         if refusal and not check:
-            raise Refused(thing, f"{', '.join(running)} running", "nothing that runs", "make down")
+            raise Refused(thing, f"{', '.join(running)} running", "nothing that runs", commands.line("stack-down"))
         if not check:
             for container_id in names:
                 engine.remove_container(container_id, force=True)

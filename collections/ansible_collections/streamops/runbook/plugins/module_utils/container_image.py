@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ansible_collections.streamops.runbook.plugins.module_utils import python_set
+from ansible_collections.streamops.runbook.plugins.module_utils import commands, python_set
 from ansible_collections.streamops.runbook.plugins.module_utils.artifact import load_catalog
 from ansible_collections.streamops.runbook.plugins.module_utils.docker_client import (
     LABEL_ACCOUNT,
@@ -130,7 +130,7 @@ def artifact_trees(names: Sequence[str], catalog: Path, cache: Path) -> list[Tre
         folder = f"{artifact.name}-{artifact.version}"
         home = cache / "artifacts" / folder
         if not home.is_dir():
-            raise ArtifactError(f"artifact {name}", f"nothing at {home}", "the fetched artifact", "make up")
+            raise ArtifactError(f"artifact {name}", f"nothing at {home}", "the fetched artifact", commands.line("site"))
         identity = hashlib.sha256(json.dumps(artifact.expected(home), sort_keys=True).encode()).hexdigest()
         trees.append(Tree(home, f"artifacts/{folder}", identity))
     return trees

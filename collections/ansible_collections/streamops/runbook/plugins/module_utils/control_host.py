@@ -23,6 +23,9 @@ from .runs import Locked, age_text
 MARGIN_SECONDS = 120.0
 """A lease lasts so much longer than the deadline: the task in flight when a run is ended may still have effects."""
 
+FIGURES_SECONDS = 10
+"""For a call that gives no lease back: what it is worth to a run that only reads."""
+
 PARAMETER = "without_lease"
 _LIMIT_SECONDS = 60
 _GRACE_SECONDS = 5
@@ -123,12 +126,18 @@ class ControlHost:
         self._limit = limit
 
     def call(
-        self, state: str, records: Sequence[Path] = (), figures: Path | None = None, **parameters: Any
+        self,
+        state: str,
+        records: Sequence[Path] = (),
+        figures: Path | None = None,
+        limit: int | None = None,
+        **parameters: Any,
     ) -> dict[str, Any]:
         """Run the module there.
 
         :param records: files whose contents become the parameter ``records``.
         :param figures: a file of this controller's figures, which an exporter there is to serve.
+        :param limit: seconds after which it is ended, where they are not the host's own.
         :returns: the module's answer, also that it failed because a lease is ``held``.
         :raises Unreachable: no answer.
         :raises ServiceError: an answer, and it says that leases can't be kept there.
@@ -159,16 +168,17 @@ class ControlHost:
                 "text": f"{{{{ {text} }}}}",
             }
         # Without it a connection that hangs would keep the run from beginning, or from ending.
-        command = ["timeout", "-k", str(_GRACE_SECONDS), str(self._limit), sys.executable, "-m", "ansible", "adhoc"]
+        seconds = self._limit if limit is None else limit
+        command = ["timeout", "-k", str(_GRACE_SECONDS), str(seconds), sys.executable, "-m", "ansible", "adhoc"]
         command += [self.name, *self._options, "-m", "streamops.runbook.lease", "-a", json.dumps(arguments)]
         done = self._execute(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
+        if done.returncode in _TIMED_OUT:
+            raise Unreachable(f"control host {self.name}", f"no answer within {seconds} s", "an answer")
         return self._answer(int(done.returncode), str(done.stdout), str(done.stderr))
 
     def _answer(self, code: int, stdout: str, stderr: str) -> dict[str, Any]:
-        if code in _TIMED_OUT:
-            raise Unreachable(f"control host {self.name}", f"no answer within {self._limit} s", "an answer")
         _, arrow, text = stdout.partition(" => ")
         try:
             answer = json.JSONDecoder().raw_decode(text.strip())[0] if arrow else None
@@ -236,17 +246,19 @@ class Leasehold:
         ]
 
     def give_back(self, records: Sequence[Path], figures: Path | None = None) -> tuple[list[str], list[str]]:
-        """Give the leases back and leave records and figures there, in one call.
+        """Give the leases back and leave records and figures there, in one call; a short one where there is no lease.
 
         :param records: finished records.
         :param figures: see :meth:`ControlHost.call`.
         :returns: the ids of the records that are kept there, and what a person must know.
         """
+        limit = None if self.fences else FIGURES_SECONDS
         try:
-            answer = self.host.call("released", records, figures, run=self.run, fences=self.fences)
+            answer = self.host.call("released", records, figures, limit, run=self.run, fences=self.fences)
         except RunbookError as error:
+            what = "Leases, records and figures" if self.fences else "Records and figures"
             lost = f"; the lease ends by itself at {self.expires_at}" if self.fences else ""
-            return [], [f"Leases, records and figures on {self.host.name} are as they were: {error}{lost}"]
+            return [], [f"{what} on {self.host.name} are as they were: {error}{lost}"]
         told = [f"{sentence}; it was left alone." for sentence in answer.get("foreign", ())]
         return list(answer.get("kept", ())), told + list(answer.get("record_errors", ()))
 

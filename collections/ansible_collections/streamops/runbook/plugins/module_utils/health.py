@@ -97,10 +97,10 @@ def watch(
         sleep(interval)
 
 
-def lost_voters(voters: Collection[str], away: Collection[str], checks: Sequence[Check]) -> list[str]:
-    """Return the hosts of Kafka's voters that are lost for this run: out of reach, and their Kafka does not answer."""
+def lost_nodes(nodes: Collection[str], away: Collection[str], checks: Sequence[Check]) -> list[str]:
+    """Return the hosts of Kafka's nodes that are lost for this run: out of reach, and their Kafka does not answer."""
     answering = {check.host for check in checks if check.name == "kafka.answers" and check.healthy}
-    return sorted(host for host in voters if host in away and host not in answering)
+    return sorted(host for host in nodes if host in away and host not in answering)
 
 
 def lost_quorum(voters: Collection[str], away: Collection[str], checks: Sequence[Check]) -> str:
@@ -109,12 +109,27 @@ def lost_quorum(voters: Collection[str], away: Collection[str], checks: Sequence
     :param voters: the hosts of all Kafka nodes that vote.
     :param away: the hosts that can't be reached.
     """
-    lost = lost_voters(voters, away, checks)
+    lost = lost_nodes(voters, away, checks)
     left, needed = len(voters) - len(lost), len(voters) // 2 + 1
     leads = any(check.name == "kafka.quorum" and check.healthy for check in checks)
     if not lost or left >= needed or leads:
         return ""
     return f"{', '.join(lost)} out of reach and without an answer, which leaves {left} of {len(voters)} controllers"
+
+
+def lost_brokers(brokers: Collection[str], fewest: int, away: Collection[str], checks: Sequence[Check]) -> str:
+    """Say why no write can be acknowledged, since the brokers that are left are too few; nothing when they are not.
+
+    :param brokers: the hosts of all brokers.
+    :param fewest: in how many brokers a write must be.
+    :param away: the hosts that can't be reached.
+    """
+    lost = lost_nodes(brokers, away, checks)
+    left = len(brokers) - len(lost)
+    acknowledged = any(check.name == "producer.progress" and check.healthy for check in checks)
+    if not lost or left >= fewest or acknowledged:
+        return ""
+    return f"{', '.join(lost)} out of reach and without an answer, which leaves {left} of {len(brokers)} brokers"
 
 
 def lost_flow(

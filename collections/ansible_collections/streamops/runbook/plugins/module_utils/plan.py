@@ -9,7 +9,7 @@ from typing import Any
 
 from .catalog import parse_timestamp
 from .errors import Refused, RunbookError
-from .health import lost_quorum, lost_voters, pressing, silent_lines
+from .health import lost_brokers, lost_nodes, lost_quorum, pressing, silent_lines
 from .monitoring import SERVICES as MONITORING
 from .probes import Check
 
@@ -67,7 +67,7 @@ class Plan:
     """What a run will do; empty actions mean that there is nothing to do.
 
     :param unreachable: services by host that can't be reached; no action is ever on one of these hosts.
-    :param lost: those of them whose Kafka votes and does not answer either.
+    :param lost: those of them that are nodes of Kafka which do not answer either.
     """
 
     intent: str
@@ -224,6 +224,9 @@ def make(
     restart_monitoring: bool = False,
     unreachable: Mapping[str, Sequence[str]] | None = None,
     voters: Collection[str] = (),
+    brokers: Collection[str] = (),
+    fewest_brokers: int = 1,
+    deploy: str = "make up",
 ) -> Plan:
     """Make the plan of a run.
 
@@ -236,6 +239,9 @@ def make(
     :param unreachable: services by host that can't be reached. They are left out, and what fails for them alone
         is neither waited for nor repaired.
     :param voters: the hosts of all Kafka nodes that vote, where the run needs Kafka.
+    :param brokers: the hosts of all that are brokers, where it does.
+    :param fewest_brokers: in how many of them a write must be.
+    :param deploy: what to type where something is not deployed.
     :raises Refused: when acting would be wrong.
     :raises QuorumLost: when acting on what is left could not bring Kafka back.
     """
@@ -243,9 +249,13 @@ def make(
     refuse_foreign_cluster(services, checks, cluster_id)
     absent = [f"{service['service']} on {service['host']}" for service in services if service["state"] == "absent"]
     if absent and intent != "observe":
-        raise Refused(", ".join(absent), "nothing deployed", "a deployed service", "make up")
-    if intent != "stop" and (why := lost_quorum(voters, away, checks)):
-        raise QuorumLost("the quorum of Kafka", why, "a majority", "bring those machines back, then run this again")
+        raise Refused(", ".join(absent), "nothing deployed", "a deployed service", deploy)
+    if intent != "stop":
+        back = "bring those machines back, then run this again"
+        if why := lost_quorum(voters, away, checks):
+            raise QuorumLost("the quorum of Kafka", why, "a majority", back)
+        if why := lost_brokers(brokers, fewest_brokers, away, checks):
+            raise QuorumLost("the brokers of Kafka", why, f"{fewest_brokers}, which a write must be in", back)
     failed = pressing(checks, away)
     weak = frozenset(check.service for check in checks if not check.healthy and check not in failed)
     found = (_decide(service, intent, failed, weak, since, now, grace, restart_monitoring) for service in services)
@@ -254,7 +264,8 @@ def make(
         # A cluster-wide check may fail while every node answers: replicas still catching up, say.
         actions = [Action(check.service, "", "wait", check.seen) for check in failed if not check.host]
     _refuse_refused_start(services, actions)
-    return Plan(intent, tuple(sorted(actions, key=_order(intent))), away, tuple(lost_voters(voters, away, checks)))
+    lost = lost_nodes({*voters, *brokers}, away, checks)
+    return Plan(intent, tuple(sorted(actions, key=_order(intent))), away, tuple(lost))
 
 
 def _refuse_refused_start(services: Sequence[Mapping[str, Any]], actions: Sequence[Action]) -> None:

@@ -58,8 +58,10 @@ class Target:
     """What is probed and as whom; ``timeout`` in seconds is the limit of each single question.
 
     :param brokers: the address for clients by host.
+    :param fewest_brokers: in how many of them a write must be.
     :param voters: hosts of the Kafka nodes that vote; empty where every broker does.
     :param controllers: ``host:port`` by host of those that are controllers alone.
+    :param secured: ``address`` (``host:port``), ``host`` and ``service`` of every port that shows a certificate.
     :param tls: the files of this machine where the stack speaks TLS (see module_utils/tls.py); None where it does not.
     """
 
@@ -72,8 +74,10 @@ class Target:
     buckets: Sequence[str]
     hosts: Mapping[str, str]
     monitoring: Mapping[str, Any] = field(default_factory=dict)
+    fewest_brokers: int = 1
     voters: Sequence[str] = ()
     controllers: Mapping[str, str] = field(default_factory=dict)
+    secured: Sequence[Mapping[str, str]] = ()
     progress_max_age: float = 30.0
     ack_max_age: float = 15.0
     timeout: float = 4.0

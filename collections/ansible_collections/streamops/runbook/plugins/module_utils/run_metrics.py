@@ -7,7 +7,9 @@ it begins anew, which a counter's reader takes for a reset.
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,36 @@ def labelled(folder: Path, controller: str) -> str:
     registry = CollectorRegistry()
     registry.register(_Collector(read(folder / FILE), controller))
     return generate_latest(registry).decode()
+
+
+@contextmanager
+def turn(
+    folder: Path,
+    patience: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[bool]:
+    """Hold the turn of one run to read the figures and hand them on.
+
+    Runs that end at one moment do so one after the other: else what one has read before another could arrive after it,
+    and take the other's place.
+
+    :param folder: see :func:`record`.
+    :param patience: seconds to wait for those whose turn it is.
+    :returns: whether it is this run's turn.
+    """
+    with (folder / f".{FILE}.turn").open("a") as lock:
+        until = clock() + patience
+        mine = False
+        while not mine:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = True
+            except BlockingIOError:
+                if clock() >= until:
+                    break
+                sleep(0.1)
+        yield mine
 
 
 def shown_status(finished: Mapping[str, Any], procedure: Procedure) -> str:

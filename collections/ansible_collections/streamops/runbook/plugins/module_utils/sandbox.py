@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ansible_collections.streamops.runbook.plugins.module_utils import commands
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.private import refuse_open_secrets
 from ansible_collections.streamops.runbook.plugins.module_utils.processes import Process
@@ -260,7 +261,7 @@ class Sandbox:
                     f"sandbox {self._root}",
                     f"net {marker['net']} in use by {_some(running)}",
                     f"no process before it moves to {net}",
-                    "run `make down` with the old SANDBOX_NET first.",
+                    f"run `{commands.line('stack-down')}` with the old SANDBOX_NET first.",
                 )
         wanted = {"cluster_id": cluster_id, "net": net}
         if not self._root.is_dir() or stat.S_IMODE(self._root.stat().st_mode) != 0o700:
@@ -338,7 +339,9 @@ class Sandbox:
                 f"cluster id {cluster_id}, as confirmed",
             )
         if running:
-            return Refused(f"sandbox {self._root}", _some(running), "nothing running", "`make down` stops it.")
+            return Refused(
+                f"sandbox {self._root}", _some(running), "nothing running", f"`{commands.line('stack-down')}` stops it."
+            )
         mounted = _mounts_under(self._root)
         if mounted:
             return Refused(

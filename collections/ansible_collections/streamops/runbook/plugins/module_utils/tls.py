@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from . import commands
 from .errors import Refused, RunbookError
 
 Files = Mapping[str, str]
@@ -36,7 +37,6 @@ _NO_CHECK_TIME = ssl.VerifyFlags(0x200000)
 _REFUSAL_SECONDS = 0.5
 # OpenSSL's codes of what is wrong with a certificate (X509_V_ERR_...).
 _VERDICTS = {9: "is not valid yet", 10: "expired", 62: "is of another name", 64: "is of another address"}
-_NEXT = "make site, which issues what is missing or ends soon"
 
 
 class TlsError(RunbookError):
@@ -76,8 +76,12 @@ def moment(when: datetime) -> str:
     return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def _next() -> str:
+    return f"{commands.line('site')}, which issues what is missing or ends soon"
+
+
 def _bad(thing: str, found: str, expected: str = "one that holds, of our own authority") -> TlsError:
-    return TlsError(thing, found, expected, _NEXT)
+    return TlsError(thing, found, expected, _next())
 
 
 # Contexts
@@ -107,7 +111,7 @@ def outward_context(files: Files) -> ssl.SSLContext:
 def _load(context: ssl.SSLContext, files: Files) -> None:
     for name in ("ca_file", "cert_file", "key_file"):
         if not Path(files[name]).is_file():
-            raise Refused(f"tls.{name}", f"no file {files[name]}", "a PEM file on this machine", _NEXT)
+            raise Refused(f"tls.{name}", f"no file {files[name]}", "a PEM file on this machine", _next())
     try:
         context.load_verify_locations(files["ca_file"])
         context.load_cert_chain(files["cert_file"], files["key_file"])
@@ -116,7 +120,7 @@ def _load(context: ssl.SSLContext, files: Files) -> None:
             f"tls files {files['ca_file']}, {files['cert_file']}, {files['key_file']}",
             str(getattr(error, "reason", None) or error),
             "an authority, a certificate and its key",
-            _NEXT,
+            _next(),
         ) from None
 
 

@@ -60,7 +60,7 @@ from functools import partial
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import checklist, tls
+from ansible_collections.streamops.runbook.plugins.module_utils import checklist, commands, tls
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import ProbeError, RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.probes import authorization_of, getter, http_get
 
@@ -112,7 +112,10 @@ def main() -> None:
         items, missing = _read(module.params)
     except RunbookError as error:
         module.fail_json(
-            msg=f"{error} Helps: make monitoring-restart", refused=True, items=[], runbook={"status": "refused"}
+            msg=f"{error} Helps: {commands.line('monitoring-restart')}",
+            refused=True,
+            items=[],
+            runbook={"status": "refused"},
         )
     fragment: dict[str, Any] = {"table": checklist.table(items), "checklist": [item.as_dict() for item in items]}
     bad = [item for item in items if not item.good]
@@ -126,7 +129,7 @@ def main() -> None:
     if missing:
         fragment |= {
             "status": "degraded",
-            "next": [f"{missing} Read directly, without rates. Then: make monitoring-restart"],
+            "next": [f"{missing} Read directly, without rates. Then: {commands.line('monitoring-restart')}"],
         }
     module.exit_json(changed=False, items=fragment["checklist"], runbook=fragment)
 

@@ -43,7 +43,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import assessment, card, plan
+from ansible_collections.streamops.runbook.plugins.module_utils import assessment, card, commands, plan
 from ansible_collections.streamops.runbook.plugins.module_utils.catalog import parse_timestamp
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.health import next_steps, service_health
@@ -102,6 +102,9 @@ def main() -> None:
                 restart_monitoring=given["restart_monitoring"],
                 unreachable=unreachable,
                 voters=assessment.voters(given) if "kafka" in given["scope"] else (),
+                brokers=list(given["target"]["brokers"]) if "kafka" in given["scope"] else (),
+                fewest_brokers=given["target"]["fewest_brokers"],
+                deploy=commands.line("site"),
             )
         except RunbookError as error:
             # Nothing was touched, yet a lost quorum is no verdict on what was asked: it is the outage itself.

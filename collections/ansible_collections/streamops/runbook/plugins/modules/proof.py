@@ -99,8 +99,11 @@ def impossible(given: dict[str, Any], reading: health.Reading) -> tuple[str, str
     :param reading: of this moment.
     """
     unreachable = given["unreachable"] or {}
-    quorum = health.lost_quorum(assessment.voters(given), unreachable, reading.checks)
-    return quorum, health.lost_flow(given["services"], unreachable, reading.checks)
+    brokers, fewest = given["target"]["brokers"], given["target"]["fewest_brokers"]
+    kafka = health.lost_quorum(assessment.voters(given), unreachable, reading.checks) or health.lost_brokers(
+        brokers, fewest, unreachable, reading.checks
+    )
+    return kafka, health.lost_flow(given["services"], unreachable, reading.checks)
 
 
 def main() -> None:
@@ -115,14 +118,14 @@ def main() -> None:
     )
     given = module.params
     unreachable = {host: list(names) for host, names in (given["unreachable"] or {}).items()}
-    quorum = flow = ""
+    kafka = flow = ""
     if unreachable:
         given["events"] = max(given["events"], SPREAD)
         first = assessment.read({**given, "polls": 1, "deadline": 0.0})
-        quorum, flow = impossible(given, first)
-        if quorum:
+        kafka, flow = impossible(given, first)
+        if kafka:
             module.fail_json(
-                msg=f"Not proven: no quorum of Kafka is possible with {quorum}",
+                msg=f"Not proven: Kafka can't work with {kafka}",
                 reading=first.as_dict(),
                 runbook={
                     "readings": first.as_dict(),
