@@ -96,13 +96,13 @@ notify: venv  ## deliver what waits in the spool; TEXT="..." and SEVERITY=P2 sen
 check: venv  ## lint, unit and contract tests
 	@$(PYTEST) tests/lint tests/unit tests/contract $(ARGS)
 # Left out by name, and counted as skipped: what takes machines of its own.
-test: export ALLOW_SKIP ?= test_scenario[hosts]
+test soak: export ALLOW_SKIP ?= test_scenario[hosts]
 test: venv  ## everything: lint, unit, contract, end to end, and each scenario of faults but that of machines
 	@$(PYTEST) tests/unit tests/contract tests/lint tests/e2e $(ARGS)
 test-hosts: venv  ## the scenario of machines over SSH, which `make test` leaves out: six containers that stand for them
 	@molecule test --scenario-name hosts $(ARGS)
 soak: RUNS ?= 5
-soak: venv  ## every scenario RUNS times in a row (5), each run on a fresh lab; one line a run
+soak: venv  ## every scenario that `make test` runs, RUNS times in a row (5), each run on a fresh lab; a line a run
 	@python tests/bench/soak.py --runs $(RUNS) $(ARGS)
 bench: venv  ## each budget beside its floor, three times
 	@python tests/bench/bench.py $(ARGS)

@@ -29,6 +29,7 @@ class Round:
     :param commit: the checked-out one; None outside of git.
     :param code: exit code of the tests.
     :param scenarios: whether each passed.
+    :param left_out: those that were not run, as ``ALLOW_SKIP`` allows; in no run of a row they count for anything.
     """
 
     number: int
@@ -37,6 +38,7 @@ class Round:
     seconds: float
     code: int
     scenarios: dict[str, bool]
+    left_out: list[str]
 
     @property
     def whole(self) -> bool:
@@ -47,26 +49,29 @@ class Round:
         """Say it in one line."""
         failed = [name for name, passed in self.scenarios.items() if not passed]
         told = f"{len(self.scenarios) - len(failed)} of {len(self.scenarios)} scenarios passed"
+        apart = f", left out: {', '.join(self.left_out)}" if self.left_out else ""
         end = "" if self.whole else f"; not whole: {', '.join(failed) or f'exit code {self.code}'}"
-        return f"run {self.number} of {runs}: {self.seconds:.0f} s, {told}{end}"
+        return f"run {self.number} of {runs}: {self.seconds:.0f} s, {told}{apart}{end}"
 
 
-def read_report(path: Path) -> dict[str, bool]:
-    """Read from a JUnit report whether each scenario passed; empty where there is none.
+def read_report(path: Path) -> tuple[dict[str, bool], list[str]]:
+    """Read from a JUnit report whether each scenario passed, and which were left out; nothing where there is none.
 
     :param path: as pytest writes it.
     """
-    if not path.exists():
-        return {}
+    passed: dict[str, bool] = {}
+    left_out = []
     # Written a moment ago by our own tests.
-    cases = ElementTree.parse(path).iter("testcase")  # noqa: S314
-    return {
-        case.attrib["name"].removeprefix("test_scenario[").removesuffix("]"): not any(
-            child.tag in ("failure", "error", "skipped") for child in case
-        )
-        for case in cases
-        if case.attrib["name"].startswith("test_scenario[")
-    }
+    for case in ElementTree.parse(path).iter("testcase") if path.exists() else ():  # noqa: S314
+        if not case.attrib["name"].startswith("test_scenario["):
+            continue
+        name = case.attrib["name"].removeprefix("test_scenario[").removesuffix("]")
+        said = {child.tag for child in case}
+        if "skipped" in said:
+            left_out.append(name)
+        else:
+            passed[name] = not said & {"failure", "error"}
+    return passed, left_out
 
 
 def commit() -> str | None:
@@ -84,13 +89,15 @@ def go(number: int, command: Sequence[str]) -> Round:
         done = subprocess.run(
             [*command, f"--junitxml={report}"], cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False
         )
+    passed, left_out = read_report(report)
     return Round(
         number=number,
         began=moment.isoformat(timespec="seconds"),
         commit=commit(),
         seconds=round(time.monotonic() - began, 1),
         code=done.returncode,
-        scenarios=read_report(report),
+        scenarios=passed,
+        left_out=left_out,
     )
 
 

@@ -22,11 +22,12 @@ def evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def command(folder: Path, *failing: str) -> list[str]:
-    """A command that runs two scenarios, of which those named fail."""
+    """A command that runs two scenarios, of which those named fail, and leaves a third one out."""
     path = folder / "test_scenarios.py"
     path.write_text(
         "import pytest\n"
-        "@pytest.mark.parametrize('scenario', ['default', 'sink-down'])\n"
+        "apart = pytest.param('hosts', marks=pytest.mark.skip(reason='apart'))\n"
+        "@pytest.mark.parametrize('scenario', ['default', 'sink-down', apart])\n"
         f"def test_scenario(scenario): assert scenario not in {failing!r}\n"
         "def test_molecule_itself_ended_well(): pass\n"
     )
@@ -38,14 +39,14 @@ def test_a_run_is_whole_when_every_scenario_passed(tmp_path: Path) -> None:
     assert one.scenarios == {"default": True, "sink-down": True}
     assert one.whole
     assert one.line(5).startswith("run 1 of 5: ")
-    assert one.line(5).endswith(" s, 2 of 2 scenarios passed")
+    assert one.line(5).endswith(" s, 2 of 2 scenarios passed, left out: hosts")
     assert (tmp_path / "soak-1.log").read_text()
 
 
 def test_a_scenario_that_failed_is_named(tmp_path: Path) -> None:
     one = soak.go(2, command(tmp_path, "sink-down"))
     assert not one.whole
-    assert one.line(5).endswith("1 of 2 scenarios passed; not whole: sink-down")
+    assert one.line(5).endswith("1 of 2 scenarios passed, left out: hosts; not whole: sink-down")
 
 
 def test_a_run_that_tested_nothing_is_not_whole(tmp_path: Path) -> None:
