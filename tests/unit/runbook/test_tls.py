@@ -18,6 +18,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils import (
     certificate_authority,
     certificate_checks,
     checklist,
+    health,
     kafka_admin,
     monitoring,
     notices,
@@ -213,6 +214,9 @@ def test_a_certificate_is_judged_by_what_is_left_of_it(
     assert (check.service, check.host, check.blames) == ("minio", "", ("minio-1",))
     assert check.healthy is healthy
     assert check.seen.startswith(said)
+    # What is well and ends soon is said all the same.
+    steps = [f"minio: {check.seen}: make site"] if healthy and "ends in" in said else []
+    assert health.warning_steps([check]) == steps
 
 
 def test_thresholds_are_the_callers(authority: Authority, mine: dict[str, str]) -> None:

@@ -542,6 +542,11 @@ class CallbackModule(CallbackBase):
             fragment = item.get("runbook")
             if isinstance(fragment, Mapping):
                 self._merge(fragment)
+            # What the runtime of this target can't do, though the definition asks for it.
+            for what in item.get("skipped_limits") or ():
+                hosts = self._fragments.setdefault("skipped", {}).setdefault(what, [])
+                if result.host.get_name() not in hosts:
+                    hosts.append(result.host.get_name())
             if item.get("changed"):
                 self._note_deeds(result, item)
 

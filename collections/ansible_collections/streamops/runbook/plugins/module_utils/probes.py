@@ -34,6 +34,7 @@ class Check:
     :param expected: what would have been right.
     :param procedure: the procedure that helps.
     :param blames: hosts that alone account for what was seen, where it speaks of the whole service.
+    :param warns: healthy, and will not be for long.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Check:
     expected: str
     procedure: str = REPAIR
     blames: tuple[str, ...] = ()
+    warns: bool = False
 
     @property
     def subject(self) -> str:
