@@ -149,8 +149,8 @@ def next_steps(unreachable: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def warning_steps(checks: Sequence[Check]) -> list[str]:
-    """Say what is well and will not be for long, and what to do about it."""
-    return [f"{check.service}: {check.seen}: make {check.procedure}" for check in checks if check.warns]
+    """Say what is well and will not be for long, and what to do about it; once, however many services show it."""
+    return list(dict.fromkeys(f"{check.seen}: make {check.procedure}" for check in checks if check.warns))
 
 
 def service_health(
