@@ -173,6 +173,8 @@ def test_a_broker_with_an_expired_certificate_is_named(authority: Authority, min
     for check in found.values():
         assert not check.healthy
         assert check.seen.startswith(f"certificate of kafka-1 expired on {ended(-3)}")
+    # No restart renews it.
+    assert found["kafka.answers"].procedure == found["certificate.holds"].procedure == "site"
 
 
 def test_each_question_of_a_stack_with_tls_is_asked_in_tls(authority: Authority, mine: dict[str, str]) -> None:

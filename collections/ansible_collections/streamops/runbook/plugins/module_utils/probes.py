@@ -143,9 +143,14 @@ def broker_check(
             target.timeout,
         )
     except Exception as error:  # noqa: BLE001  any failure to answer is the answer
-        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected)
+        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected, _helps(error))
     client.close()
     return Check("kafka.answers", "kafka", host, True, "answers", expected)
+
+
+def _helps(error: Exception) -> str:
+    """A certificate that is wrong stays so, however often what shows it is restarted."""
+    return "site" if isinstance(error, tls.TlsError) else REPAIR
 
 
 def controller_check(target: Target, host: str, dial: Callable[[str, float], None] = dial) -> Check:
@@ -154,7 +159,7 @@ def controller_check(target: Target, host: str, dial: Callable[[str, float], Non
     try:
         dial(target.controllers[host], target.timeout)
     except Exception as error:  # noqa: BLE001  any failure to answer is the answer
-        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected)
+        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected, _helps(error))
     return Check("kafka.answers", "kafka", host, True, "answers", expected)
 
 
