@@ -546,7 +546,9 @@ class CallbackModule(CallbackBase):
             for what in item.get("skipped_limits") or ():
                 hosts = self._fragments.setdefault("skipped", {}).setdefault(what, [])
                 if result.host.get_name() not in hosts:
+                    # Sorted: they come in another order each time.
                     hosts.append(result.host.get_name())
+                    hosts.sort()
             if item.get("changed"):
                 self._note_deeds(result, item)
 
