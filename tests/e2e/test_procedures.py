@@ -19,7 +19,12 @@ from .conftest import EVIDENCE, ROOT, Answer, Lab
 def test_second_site_changes_nothing(lab: Lab) -> None:
     answer = lab.play("site")
     assert answer.code == 0, answer.output[-3000:]
-    assert lab.records("site")[-1]["changed"] == 0
+    record = lab.records("site")[-1]
+    assert record["changed"] == 0
+    # What this target can't do is no secret.
+    brokers = record["skipped"]["memory_limit 768m: supervisor can't enforce it"]
+    assert brokers == ["kafka-1", "kafka-2", "kafka-3"]
+    assert f"memory_limit 768m: supervisor can't enforce it ({', '.join(brokers)})" in answer.output
 
 
 def test_a_changed_value_restarts_what_it_concerns_and_nothing_else(lab: Lab) -> None:

@@ -51,5 +51,18 @@ def test_delivered_and_waiting_notices_stand_on_the_card_with_the_reason() -> No
     assert shown[first + 1 : first + 3] == ["2 in the spool, make notify tries again", reason]
 
 
+def test_what_the_target_cannot_do_stands_on_the_card_with_its_hosts() -> None:
+    what = "memory_limit 768m: supervisor can't enforce it"
+    assert f"skipped  {what} (kafka-1, kafka-2)" in rendered(skipped={what: ["kafka-1", "kafka-2"]})
+    assert not any(line.startswith("skipped") for line in rendered())
+
+
+def test_the_table_says_what_there_is_to_say_of_a_service() -> None:
+    service = {"service": "producer", "host": "producer-1", "state": "running", "healthy": True}
+    rows = card.table([service, {**service, "detail": "killed for memory"}])
+    assert rows[1].endswith(" -")
+    assert rows[2] == f"{rows[1]}       killed for memory"
+
+
 def test_a_run_without_either_says_nothing_of_them() -> None:
     assert not any(line.startswith(("alerts", "notices")) for line in rendered())

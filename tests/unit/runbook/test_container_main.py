@@ -313,3 +313,14 @@ def test_the_kernels_count_of_kills_for_memory_is_read(tmp_path: Path, monkeypat
     assert container_main._oom_kills() == 0
     path.write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 2\n")
     assert container_main._oom_kills() == 2
+
+
+def test_ends_for_memory_are_counted_until_somebody_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics").mkdir()
+    monkeypatch.setattr(container_main, "_linger", lambda: None)
+    for kills in (1, 0, 3):
+        monkeypatch.setattr(container_main, "_oom_kills", lambda kills=kills: kills)
+        container_main.First(rules(tmp_path, retries=10)).run([sys.executable, "-c", "raise SystemExit(3)"])
+    record = read_record(tmp_path, "clock", "clock-1")
+    assert (record.oom, record.kills, record.starts) == (True, 2, 3)
+    assert metrics(tmp_path)["runbook_service_memory_kills_total", "clock", None] == 2

@@ -53,6 +53,18 @@ def test_run_that_acts_is_worth_its_proof(fragments: dict[str, Any], expected: s
     assert verdict(fragments) == expected
 
 
+def test_what_the_target_cannot_do_is_kept_with_its_hosts() -> None:
+    callback = record.CallbackModule()
+    callback._run = runs.Run(Path("none"), "id", "x", {"check": False})
+    for host, what in (("kafka-1", "no limit"), ("kafka-2", "no limit"), ("kafka-2", "no limit"), ("minio-1", "no x")):
+        task = SimpleNamespace(action="streamops.runbook.service")
+        answer = {"skipped_limits": [what], "changed": False}
+        callback._collect(
+            SimpleNamespace(result=answer, task=task, host=SimpleNamespace(get_name=lambda host=host: host))
+        )
+    assert callback._fragments["skipped"] == {"no limit": ["kafka-1", "kafka-2"], "no x": ["minio-1"]}
+
+
 def test_unproven_run_names_the_hosts_out_of_reach() -> None:
     callback = record.CallbackModule()
     callback._procedure = catalog.Procedure("x", "X", "S", "P1", "disruptive", 60)

@@ -29,7 +29,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.errors import (
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import systemd, systemd_states
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.systemd import SystemdRuntime
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.systemd_states import METRICS, Watch
-from ansible_collections.streamops.runbook.plugins.module_utils.runtime.systemd_unit import WATCH_UNIT, unit_text
+from ansible_collections.streamops.runbook.plugins.module_utils.runtime.systemd_unit import WATCH, WATCH_UNIT, unit_text
 from ansible_collections.streamops.runbook.plugins.module_utils.service import ServiceDefinition, parse_definition
 from ansible_collections.streamops.runbook.plugins.module_utils.service_files import (
     commit_files,
@@ -273,6 +273,8 @@ def test_a_unit_has_limits_and_a_sandbox_of_its_own(host: Host) -> None:
     assert unit["MemoryMax"] == ["768M"]
     assert unit["MemorySwapMax"] == ["0"]
     root = host.root
+    told = f'"{root}/services/watch.py" ended "{root}/services/clock"'
+    assert unit["ExecStopPost"] == [f"-+:/usr/bin/python3 -I {told}"]
     assert unit["ReadWritePaths"] == [f'"{root}/data/clock"', f'"{root}/data/clock/inner"', f'"{root}/log"']
     assert unit["ProtectSystem"] == ["strict"]
     assert unit["NoNewPrivileges"] == unit["PrivateTmp"] == unit["ProtectHome"] == ["yes"]
@@ -280,7 +282,7 @@ def test_a_unit_has_limits_and_a_sandbox_of_its_own(host: Host) -> None:
     assert unit["User"] == [getpass.getuser()]
     assert (unit["KillMode"], unit["KillSignal"], unit["TimeoutStopSec"]) == (["mixed"], ["SIGTERM"], ["90s"])
     assert unit["WantedBy"] == ["multi-user.target"]
-    assert "MemoryMax" not in host.unit(host.define())
+    assert not {"MemoryMax", "ExecStopPost"} & host.unit(host.define()).keys()
 
 
 @pytest.mark.parametrize(
@@ -381,8 +383,8 @@ def test_what_was_undone_by_hand_is_put_right(host: Host) -> None:
     assert host.runtime.deploy(definition).did == [f"enable {UNIT}", f"enable {WATCH_UNIT}"]
     host.systemd.watches = False
     assert host.runtime.deploy(definition).did == [f"start {WATCH_UNIT}"]
-    (host.root / systemd.WATCH).write_text("of an older deployment")
-    assert host.runtime.deploy(definition).did == [f"write {host.root / systemd.WATCH}", f"restart {WATCH_UNIT}"]
+    (host.root / WATCH).write_text("of an older deployment")
+    assert host.runtime.deploy(definition).did == [f"write {host.root / WATCH}", f"restart {WATCH_UNIT}"]
     host.systemd.text = "an older one"
     assert host.runtime.deploy(definition).did == [f"let systemd read {UNIT} again"]
     (host.units / UNIT).unlink()
@@ -778,6 +780,81 @@ def test_what_systemd_says_in_our_words(
     assert (info["state"], info["detail"], info["exit_code"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            {"ActiveState": "activating", "SubState": "auto-restart"},
+            "started again in a moment, last: killed for memory",
+        ),
+        ({"ActiveState": "failed", "Result": "signal"}, "gave up after 1 start, last: killed for memory"),
+        ({"ActiveState": "active", "InvocationID": "next"}, "started again after it was killed for memory over 64m"),
+        # Of a later end nothing was kept.
+        (
+            {"ActiveState": "failed", "Result": "signal", "InvocationID": "next"},
+            "gave up after 1 start, last: killed by",
+        ),
+    ],
+    ids=["backoff", "fatal", "running", "another-end"],
+)
+def test_an_end_for_memory_is_told_though_systemd_has_forgotten_it(
+    host: Host, said: dict[str, str], expected: str
+) -> None:
+    deployed = host.define(memory_limit="64m")
+    host.runtime.deploy(deployed)
+    systemd_states.note_end(deployed.ref.folder, "abc", 7, 1)
+    host.systemd.said |= {**ENDED, "ExecMainCode": "2", "ExecMainStatus": "9", **said}
+    assert host.runtime.info(deployed.ref)["detail"].startswith(expected)
+
+
+def test_a_start_by_hand_forgets_how_it_ended_and_not_how_often(host: Host) -> None:
+    deployed = host.define(memory_limit="64m")
+    host.runtime.deploy(deployed)
+    systemd_states.note_end(deployed.ref.folder, "abc", 7, 1)
+    host.runtime.start(deployed.ref)
+    assert host.runtime.info(deployed.ref)["detail"] == ""
+    assert systemd_states.read_end(deployed.ref.folder).kills == 1
+
+
+def test_ends_for_memory_are_told_from_others_by_the_kernels_count(tmp_path: Path) -> None:
+    def noted(group: int, count: int) -> tuple[bool, int]:
+        systemd_states.note_end(tmp_path, "abc", group, count)
+        end = systemd_states.read_end(tmp_path)
+        return end.oom, end.kills
+
+    assert noted(7, 0) == (False, 0)
+    assert noted(7, 1) == (True, 1)
+    # The group stayed, and its count with it.
+    assert noted(7, 1) == (False, 1)
+    assert noted(7, 3) == (True, 2)
+    # Another group, which begins anew.
+    assert noted(8, 1) == (True, 3)
+    (tmp_path / systemd_states.ENDED_MARK).write_text("[]")
+    assert systemd_states.read_end(tmp_path) == systemd_states.End()
+
+
+@pytest.mark.parametrize(
+    ("groups", "folder", "file", "content"),
+    [
+        ("5:cpu:/other\n4:memory:/x/clock\n0::/x", "memory/x/clock", "memory.oom_control", "under_oom 0\noom_kill 2\n"),
+        ("0::/x/clock\n", "x/clock", "memory.events", "low 0\noom_kill 2\n"),
+        # Before Linux 4.13 nothing counts.
+        ("4:memory:/x/clock\n", "memory/x/clock", "memory.oom_control", "under_oom 0\n"),
+        ("0::/x/clock\n", "nowhere", "memory.events", ""),
+    ],
+    ids=["older", "newer", "oldest", "none"],
+)
+def test_the_kernels_count_of_the_own_group_is_read(
+    tmp_path: Path, groups: str, folder: str, file: str, content: str
+) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder / file).write_text(content)
+    (tmp_path / "cgroup").write_text(groups)
+    group, count = systemd_states.memory_kills(tmp_path, tmp_path)
+    assert count == (2 if "oom_kill" in content else 0)
+    assert group == (0 if folder == "nowhere" else (tmp_path / folder).stat().st_ino)
+
+
 def test_a_lost_unit_file_is_named(host: Host) -> None:
     definition = host.define()
     host.runtime.deploy(definition)
@@ -843,6 +920,9 @@ def test_the_states_of_all_services_are_told(watched: tuple[Watch, Said, Path]) 
     seen = told(watch, root)
     assert [key[1:] for key, value in seen.items() if value and key[2]] == [("bell", "fatal"), ("clock", "stopping")]
     assert len([key for key in seen if key[1] == "clock" and key[2]]) == 8
+    assert seen["runbook_service_memory_kills_total", "clock", None] == 0
+    systemd_states.note_end(root / "services" / "clock", "a", 7, 2)
+    assert told(watch, root)["runbook_service_memory_kills_total", "clock", None] == 1
     assert (root / METRICS).stat().st_mode & 0o777 == 0o644
     assert [entry.name for entry in (root / METRICS).parent.iterdir()] == ["services.prom"]
 

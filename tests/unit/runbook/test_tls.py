@@ -18,6 +18,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils import (
     certificate_authority,
     certificate_checks,
     checklist,
+    health,
     kafka_admin,
     monitoring,
     notices,
@@ -177,6 +178,8 @@ def test_a_broker_with_an_expired_certificate_is_named(authority: Authority, min
     for check in found.values():
         assert not check.healthy
         assert check.seen.startswith(f"certificate of kafka-1 expired on {ended(-3)}")
+    # No restart renews it.
+    assert found["kafka.answers"].procedure == found["certificate.holds"].procedure == "site"
 
 
 def test_each_question_of_a_stack_with_tls_is_asked_in_tls(authority: Authority, mine: dict[str, str]) -> None:
@@ -222,6 +225,9 @@ def test_a_certificate_is_judged_by_what_is_left_of_it(
     assert (check.service, check.host, check.blames) == ("minio", "", ("minio-1",))
     assert check.healthy is healthy
     assert check.seen.startswith(said)
+    # What is well and ends soon is said all the same.
+    steps = [f"{check.seen}: make site"] if healthy and "ends in" in said else []
+    assert health.warning_steps([check, check]) == steps
 
 
 def test_thresholds_are_the_callers(authority: Authority, mine: dict[str, str]) -> None:

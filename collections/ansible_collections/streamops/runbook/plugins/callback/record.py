@@ -558,6 +558,13 @@ class CallbackModule(CallbackBase):
             fragment = item.get("runbook")
             if isinstance(fragment, Mapping):
                 self._merge(fragment)
+            # What the runtime of this target can't do, though the definition asks for it.
+            for what in item.get("skipped_limits") or ():
+                hosts = self._fragments.setdefault("skipped", {}).setdefault(what, [])
+                if result.host.get_name() not in hosts:
+                    # Sorted: they come in another order each time.
+                    hosts.append(result.host.get_name())
+                    hosts.sort()
             if item.get("changed"):
                 self._note_deeds(result, item)
 

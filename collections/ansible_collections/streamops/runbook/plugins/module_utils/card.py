@@ -11,7 +11,7 @@ from .health import silent_lines
 
 # As many deeds as a screen of a card holds; the record has them all.
 _MOST = 16
-_COLUMNS = ("service", "host", "state", "healthy", "since", "pid", "memory")
+_COLUMNS = ("service", "host", "state", "healthy", "since", "pid", "memory", "detail")
 
 
 def _memory(value: Any) -> str:
@@ -19,7 +19,7 @@ def _memory(value: Any) -> str:
 
 
 def table(services: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Render one line a service under a head line: service, host, state, healthy, since, pid, memory.
+    """Render one line a service under a head line: service, host, state, healthy, since, pid, memory, detail.
 
     :param services: ServiceInfo with ``healthy`` filled in.
     """
@@ -32,6 +32,7 @@ def table(services: Sequence[Mapping[str, Any]]) -> list[str]:
             str(service.get("started_at") or "-"),
             str(service.get("pid") or "-"),
             _memory(service.get("memory_bytes")),
+            str(service.get("detail") or ""),
         )
         for service in services
     ]
@@ -70,6 +71,10 @@ def _done(record: Mapping[str, Any]) -> list[str]:
 def _proven(record: Mapping[str, Any]) -> list[str]:
     proof = record.get("proof")
     return list(proof["lines"]) if proof else ["nothing"]
+
+
+def _skipped(record: Mapping[str, Any]) -> list[str]:
+    return _shortened([f"{what} ({', '.join(hosts)})" for what, hosts in record.get("skipped", {}).items()])
 
 
 def _alerts(record: Mapping[str, Any]) -> list[str]:
@@ -133,6 +138,7 @@ def render(record: Mapping[str, Any], procedure: Procedure, path: str) -> str:
         else:
             lines += _rows("done", _done(record))
             lines += _rows("proven", _proven(record))
+            lines += _rows("skipped", _skipped(record))
             lines += _rows("alerts", _alerts(record))
             lines += _rows("notices", _notices(record))
         lines += _rows("next", _next(record, procedure))

@@ -116,4 +116,5 @@ def _judge(
             what += f" holds until {end}"
     expected = f"one that holds for {fail_days:g} days or more, of our own authority"
     blames = (host,) if host else ()
-    return Check("certificate.holds", service, "", days >= fail_days, what, expected, REPAIR, blames)
+    warns = fail_days <= days < warn_days
+    return Check("certificate.holds", service, "", days >= fail_days, what, expected, REPAIR, blames, warns)

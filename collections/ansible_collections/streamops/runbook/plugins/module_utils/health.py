@@ -163,6 +163,11 @@ def next_steps(unreachable: Mapping[str, Sequence[str]]) -> list[str]:
     ]
 
 
+def warning_steps(checks: Sequence[Check]) -> list[str]:
+    """Say what is well and will not be for long, and what to do about it; once, however many services show it."""
+    return list(dict.fromkeys(f"{check.seen}: make {check.procedure}" for check in checks if check.warns))
+
+
 def service_health(
     services: Sequence[Mapping[str, Any]],
     checks: Sequence[Check],

@@ -34,6 +34,7 @@ class Check:
     :param expected: what would have been right.
     :param procedure: the procedure that helps.
     :param blames: hosts that alone account for what was seen, where it speaks of the whole service.
+    :param warns: healthy, and will not be for long.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Check:
     expected: str
     procedure: str = REPAIR
     blames: tuple[str, ...] = ()
+    warns: bool = False
 
     @property
     def subject(self) -> str:
@@ -145,9 +147,14 @@ def broker_check(
             target.timeout,
         )
     except Exception as error:  # noqa: BLE001  any failure to answer is the answer
-        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected)
+        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected, _helps(error))
     client.close()
     return Check("kafka.answers", "kafka", host, True, "answers", expected)
+
+
+def _helps(error: Exception) -> str:
+    """A certificate that is wrong stays so, however often what shows it is restarted."""
+    return "site" if isinstance(error, tls.TlsError) else REPAIR
 
 
 def controller_check(target: Target, host: str, dial: Callable[[str, float], None] = dial) -> Check:
@@ -156,7 +163,7 @@ def controller_check(target: Target, host: str, dial: Callable[[str, float], Non
     try:
         dial(target.controllers[host], target.timeout)
     except Exception as error:  # noqa: BLE001  any failure to answer is the answer
-        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected)
+        return Check("kafka.answers", "kafka", host, False, _first_line(error), expected, _helps(error))
     return Check("kafka.answers", "kafka", host, True, "answers", expected)
 
 

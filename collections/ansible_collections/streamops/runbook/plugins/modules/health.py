@@ -46,7 +46,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.streamops.runbook.plugins.module_utils import assessment, card, commands, plan
 from ansible_collections.streamops.runbook.plugins.module_utils.catalog import parse_timestamp
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import RunbookError
-from ansible_collections.streamops.runbook.plugins.module_utils.health import next_steps, service_health
+from ansible_collections.streamops.runbook.plugins.module_utils.health import (
+    next_steps,
+    service_health,
+    warning_steps,
+)
 
 
 def main() -> None:
@@ -71,8 +75,8 @@ def main() -> None:
     if given["unreachable"] is not None:
         # What is known now; a host that was away a moment ago may be back.
         fragment["unreachable"] = unreachable
-    if unreachable:
-        fragment["next"] = next_steps(unreachable)
+    if steps := next_steps(unreachable) + warning_steps(reading.checks):
+        fragment["next"] = steps
     if given["must_be_healthy"] and not reading.healthy:
         module.fail_json(
             msg="The stack is not healthy.\n" + assessment.complaint(reading),

@@ -78,6 +78,7 @@ class Record:
     :param ends: unexpected ends that still count.
     :param code: exit code of the last end, negative for a signal; None before the first.
     :param oom: whether the kernel killed one of its processes for memory before that end.
+    :param kills: how often that was so since somebody started it.
     :param reason: why it was given up.
     """
 
@@ -91,6 +92,7 @@ class Record:
     ends: list[float] = dataclasses.field(default_factory=list)
     code: int | None = None
     oom: bool = False
+    kills: int = 0
     reason: str = ""
 
 
@@ -199,6 +201,13 @@ def metrics(records: Sequence[Record]) -> str:
     for record in records:
         labels = f'service="{record.service}",host="{record.host}"'
         lines.append(f"runbook_service_starts_total{{{labels}}} {record.starts}")
+    lines += [
+        "# HELP runbook_service_memory_kills_total Ends for which the kernel killed a process for memory.",
+        "# TYPE runbook_service_memory_kills_total counter",
+    ]
+    for record in records:
+        labels = f'service="{record.service}",host="{record.host}"'
+        lines.append(f"runbook_service_memory_kills_total{{{labels}}} {record.kills}")
     return "\n".join(lines) + "\n"
 
 
@@ -249,6 +258,7 @@ class First:
         self._write()
         code = self._attend(child)
         record.oom = _oom_kills() > 0
+        record.kills += record.oom
         told = judge(self._rules, record, code, wanted=record.state == "stopping", now=time.time())
         self._write()
         _linger()

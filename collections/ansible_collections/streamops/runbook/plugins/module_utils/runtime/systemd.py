@@ -44,16 +44,19 @@ from ansible_collections.streamops.runbook.plugins.module_utils.runtime.processe
     tagged,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.systemd_states import (
+    ENDED_MARK,
     METRICS,
     STOPPED_MARK,
     Unit,
     ending,
+    forget_end,
     judge,
     parse_units,
     show_command,
     unit_name,
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.systemd_unit import (
+    WATCH,
     WATCH_UNIT,
     root_line,
     unit_text,
@@ -85,9 +88,6 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service_files im
 )
 
 Run = Callable[[Sequence[str], float], "subprocess.CompletedProcess[str]"]
-
-#: Where the program of the unit that tells an exporter of the services stands, below the root.
-WATCH = "services/watch.py"
 
 _ANSWER_SECONDS = 30.0
 _START_SECONDS = 10.0
@@ -243,7 +243,7 @@ class SystemdRuntime:
         outcome = self.stop(ref, timeout=timeout, check=check)
         paths = [Path(ref.root) / entry["path"] for entry in stored.get("files", [])]
         paths += [self._unit_path(ref), ref.folder / "definition.json"]
-        marks = [ref.folder / name for name in (STOPPED_MARK, READ_MARK, PREVIOUS)]
+        marks = [ref.folder / name for name in (STOPPED_MARK, ENDED_MARK, READ_MARK, PREVIOUS)]
         units = [unit_name(ref.name)]
         if len(list(ref.folder.parent.glob("*/definition.json"))) == 1:
             # The last one: nothing is left to be told of.
@@ -439,6 +439,7 @@ class SystemdRuntime:
         self._sweep(ref, outcome, wait=0)
         refuse_taken_ports(ref, stored, self._clock, self._sleep)
         self._reset(ref)
+        forget_end(ref.folder)
         limit = timeout if timeout is not None else _START_SECONDS
         outcome.did.append(f"start {ref.name}")
         done = self._run(["systemctl", "start", unit_name(ref.name)], limit + _ANSWER_SECONDS)
@@ -474,7 +475,7 @@ class SystemdRuntime:
         said = " / ".join(self.logs(ref, 3)) or "nothing printed"
         raise ServiceError(
             f"service {ref.name} on {ref.host}",
-            f"{state} right after the start: {ending(unit, stored)} ({said})",
+            f"{state} right after the start: {ending(unit, stored, ref.folder)} ({said})",
             "a process that lives",
         )
 

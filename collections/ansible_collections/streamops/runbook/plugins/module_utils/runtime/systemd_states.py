@@ -2,8 +2,9 @@
 
 The runtime imports this file, and copies it to the host, where a unit of its own runs it for all services of a
 root: every 5 s it writes their states as Prometheus text to ``<root>/state/metrics/services.prom``, as the
-sandbox's supervisor does (see supervisord_main.py). The file's age tells whether it lives. It needs nothing but
-Python.
+sandbox's supervisor does (see supervisord_main.py). The file's age tells whether it lives. The unit of each service
+with a memory limit runs it too, after its process ended (``ended FOLDER``): systemd forgets how that was with the
+next start, and not with every kernel it knows that memory was the reason. It needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ STATES = ("running", "starting", "backoff", "stopped", "exited", "fatal", "stopp
 TICK_SECONDS = 5.0
 #: Which run of a unit was ended on purpose. systemd does not tell that from a process that ended by itself with 0.
 STOPPED_MARK = "stopped.json"
+#: How the last run of a unit ended, see :func:`note_end`.
+ENDED_MARK = "ended.json"
 
 PROPERTIES = (
     "Id",
@@ -111,6 +114,68 @@ class Unit:
         return status if self.number("ExecMainCode") == 1 else -status
 
 
+@dataclasses.dataclass(frozen=True)
+class End:
+    """What the unit itself kept of the end of its last run.
+
+    :param invocation: systemd's id of that run.
+    :param oom: whether the kernel killed one of its processes for memory.
+    :param kills: how many runs have ended so since the service was deployed.
+    :param group: number of the control group that ``seen`` is of, and ``seen`` the kernel's own count at that time:
+        some systemd keep the group from one run to the next, and with it the count.
+    """
+
+    invocation: str = ""
+    oom: bool = False
+    kills: int = 0
+    group: int = 0
+    seen: int = 0
+
+
+def read_end(folder: Path) -> End:
+    """The end that was kept in the service's folder; a fresh one where there is none that can be read."""
+    try:
+        return End(**json.loads((folder / ENDED_MARK).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return End()
+
+
+def note_end(folder: Path, invocation: str, group: int, count: int) -> None:
+    """Keep how a run ended.
+
+    :param group: number of its control group.
+    :param count: how many of the group's processes the kernel has killed for memory so far.
+    :raises OSError: when the folder can't be written.
+    """
+    before = read_end(folder)
+    oom = count > (before.seen if group == before.group else 0)
+    end = End(invocation, oom, before.kills + oom, group, count)
+    _replace(folder / ENDED_MARK, json.dumps(dataclasses.asdict(end)) + "\n", 0o600)
+
+
+def forget_end(folder: Path) -> None:
+    """Somebody starts the service: how it ended before says nothing of what comes; what was counted stays."""
+    before = read_end(folder)
+    if before.oom:
+        end = dataclasses.replace(before, oom=False)
+        _replace(folder / ENDED_MARK, json.dumps(dataclasses.asdict(end)) + "\n", 0o600)
+
+
+def memory_kills(hierarchies: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self")) -> tuple[int, int]:
+    """Number of the control group that this process is in, and how many of the group's the kernel killed for memory."""
+    for line in (process / "cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, group = line.split(":", 2)
+        # The older hierarchies have one for memory, the newer one has none by name.
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        folder = hierarchies / ("memory" if controllers else "") / group.lstrip("/")
+        for file in ("memory.oom_control", "memory.events"):
+            if (folder / file).is_file():
+                said = dict(entry.split() for entry in (folder / file).read_text(encoding="utf-8").splitlines())
+                return folder.stat().st_ino, int(said.get("oom_kill", "0"))
+    return 0, 0
+
+
 def show_command(units: Sequence[str]) -> list[str]:
     """All that is asked of units, in one question."""
     return ["systemctl", "show", f"--property={','.join(PROPERTIES)}", *units]
@@ -133,18 +198,19 @@ def judge(unit: Unit, definition: Mapping[str, Any], folder: Path) -> tuple[str,
     :param folder: where that stands.
     """
     if unit.waits:
-        return "backoff", f"started again in a moment, last: {ending(unit, definition)}"
-    if unit.active in ("active", "reloading"):
-        return "running", ""
-    if unit.active == "activating":
-        return "starting", ""
+        return "backoff", f"started again in a moment, last: {ending(unit, definition, folder)}"
+    if unit.runs:
+        again = f"started again after it was killed for memory over {definition.get('memory_limit')}"
+        state = "starting" if unit.active == "activating" else "running"
+        return state, again if read_end(folder).oom else ""
     if unit.active == "deactivating":
         return "running", "stopping"
     policy = (definition.get("restart") or {}).get("policy")
     if unit.active == "failed" and (policy != "never" or unit.exit_code is None):
         # The restart that was refused is counted too.
         tries = max(unit.number("NRestarts"), 1)
-        return "fatal", f"gave up after {tries} {'start' if tries == 1 else 'starts'}, last: {ending(unit, definition)}"
+        last = ending(unit, definition, folder)
+        return "fatal", f"gave up after {tries} {'start' if tries == 1 else 'starts'}, last: {last}"
     if unit.active not in ("inactive", "failed"):
         return "unknown", f"ActiveState {unit.active}"
     return _judge_ended(unit, definition, folder, str(policy))
@@ -160,7 +226,7 @@ def _judge_ended(unit: Unit, definition: Mapping[str, Any], folder: Path, policy
     # A process that was ended behind systemd's back would have been started again, but for policy never.
     if _stopped_on_purpose(folder, unit) or policy == "always" or code in (-asked, 128 + asked):
         return "stopped", ""
-    return "exited", f"ended by itself: {ending(unit, definition)}"
+    return "exited", f"ended by itself: {ending(unit, definition, folder)}"
 
 
 def _stopped_on_purpose(folder: Path, unit: Unit) -> bool:
@@ -171,11 +237,12 @@ def _stopped_on_purpose(folder: Path, unit: Unit) -> bool:
     return isinstance(mark, dict) and mark.get("invocation") == unit.said.get("InvocationID", "")
 
 
-def ending(unit: Unit, definition: Mapping[str, Any]) -> str:
+def ending(unit: Unit, definition: Mapping[str, Any], folder: Path) -> str:
     """How the last process ended, in words."""
     code = unit.exit_code
     limit = definition.get("memory_limit")
-    if unit.said.get("Result") == "oom-kill":
+    end = read_end(folder)
+    if unit.said.get("Result") == "oom-kill" or (end.oom and end.invocation == unit.said.get("InvocationID")):
         return f"killed for memory; memory limit {limit}"
     if code is None:
         return f"no process, {unit.said.get('Result') or 'unknown'}"
@@ -235,6 +302,13 @@ class Watch:
         for folder, definition in services.items():
             labels = f'service="{folder.name}",host="{definition["host"]}"'
             lines.append(f"runbook_service_starts_total{{{labels}}} {self._starts[folder.name]}")
+        lines += [
+            "# HELP runbook_service_memory_kills_total Ends for which the kernel killed a process for memory.",
+            "# TYPE runbook_service_memory_kills_total counter",
+        ]
+        for folder, definition in services.items():
+            labels = f'service="{folder.name}",host="{definition["host"]}"'
+            lines.append(f"runbook_service_memory_kills_total{{{labels}}} {read_end(folder).kills}")
         return "\n".join(lines) + "\n"
 
     def _count(self, service: str, unit: Unit) -> None:
@@ -247,11 +321,11 @@ class Watch:
         self._runs[service] = run
 
 
-def _replace(path: Path, content: str) -> None:
+def _replace(path: Path, content: str, mode: int = 0o644) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            os.fchmod(stream.fileno(), 0o644)
+            os.fchmod(stream.fileno(), mode)
             stream.write(content)
         Path(temporary).replace(path)
     except BaseException:
@@ -264,6 +338,9 @@ def _ask(command: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "ended":
+        note_end(Path(sys.argv[2]), os.environ.get("INVOCATION_ID", ""), *memory_kills())
+        sys.exit()
     watch = Watch(Path(sys.argv[1]), _ask)
     while True:
         watch.tell()

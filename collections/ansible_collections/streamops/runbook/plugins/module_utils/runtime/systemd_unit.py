@@ -25,6 +25,8 @@ _RESTARTS = {"on-failure": "on-failure", "always": "always", "never": "no"}
 _DEPLOYED = ("etc", "bin", "services")
 
 
+#: Where the program stands, below the root, that tells of services and of their ends (see systemd_states.py).
+WATCH = "services/watch.py"
 #: The unit that tells an exporter of all services of the root; no service's can have this name.
 WATCH_UNIT = "streamops.service"
 
@@ -156,8 +158,14 @@ def _restart_lines(definition: ServiceDefinition) -> list[str]:
 def _memory_lines(definition: ServiceDefinition) -> list[str]:
     if definition.memory_limit is None:
         return []
-    # Without the second line a service over its limit would swap itself to a standstill.
-    return [f"MemoryMax={definition.memory_limit.upper()}", "MemorySwapMax=0"]
+    watch, folder = f"{definition.root}/{WATCH}", f"{definition.root}/services/{definition.name}"
+    return [
+        f"MemoryMax={definition.memory_limit.upper()}",
+        # Without it a service over its limit would swap itself to a standstill.
+        "MemorySwapMax=0",
+        # As root, for it writes where only root may; that it fails changes nothing of the service.
+        f"ExecStopPost=-+:/usr/bin/python3 -I {_word(watch)} ended {_word(folder)}",
+    ]
 
 
 def _writable(definition: ServiceDefinition) -> list[str]:
