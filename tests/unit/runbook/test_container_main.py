@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +315,15 @@ def test_the_kernels_count_of_kills_for_memory_is_read(tmp_path: Path, monkeypat
     assert container_main._oom_kills() == 2
 
 
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Put back which signals this process takes: a first process blocks those that it waits for."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.usefixtures("signals")
 def test_ends_for_memory_are_counted_until_somebody_starts_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "metrics").mkdir()
     monkeypatch.setattr(container_main, "_linger", lambda: None)

@@ -142,5 +142,5 @@ def test_service_health_marks_the_sick_and_the_unreachable() -> None:
         ("minio-1", False),
     ]
     table = card.table(rows)
-    assert table[0].split() == ["service", "host", "state", "healthy", "since", "pid", "memory"]
+    assert table[0].split() == ["service", "host", "state", "healthy", "since", "pid", "memory", "detail"]
     assert "unknown" in table[3]

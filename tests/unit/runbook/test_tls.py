@@ -226,7 +226,7 @@ def test_a_certificate_is_judged_by_what_is_left_of_it(
     assert check.healthy is healthy
     assert check.seen.startswith(said)
     # What is well and ends soon is said all the same.
-    steps = [f"{check.seen}: make site"] if healthy and "ends in" in said else []
+    steps = [f"{check.seen}: make up"] if healthy and "ends in" in said else []
     assert health.warning_steps([check, check]) == steps
 
 

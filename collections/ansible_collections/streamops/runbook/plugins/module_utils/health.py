@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import commands
 from .probes import Check
 
 # Without one of these no event gets into the table.
@@ -165,7 +166,7 @@ def next_steps(unreachable: Mapping[str, Sequence[str]]) -> list[str]:
 
 def warning_steps(checks: Sequence[Check]) -> list[str]:
     """Say what is well and will not be for long, and what to do about it; once, however many services show it."""
-    return list(dict.fromkeys(f"{check.seen}: make {check.procedure}" for check in checks if check.warns))
+    return list(dict.fromkeys(f"{check.seen}: {commands.line(check.procedure)}" for check in checks if check.warns))
 
 
 def service_health(
