@@ -100,7 +100,7 @@ test soak: export ALLOW_SKIP ?= test_scenario[hosts]
 test: venv  ## everything: lint, unit, contract, end to end, and each scenario of faults but that of machines
 	@$(PYTEST) tests/unit tests/contract tests/lint tests/e2e $(ARGS)
 test-hosts: venv  ## the scenario of machines over SSH, which `make test` leaves out: six containers that stand for them
-	@molecule test --scenario-name hosts $(ARGS)
+	@$(PYTEST) tests/e2e/test_scenarios.py --scenario hosts $(ARGS)
 soak: RUNS ?= 5
 soak: venv  ## every scenario that `make test` runs, RUNS times in a row (5), each run on a fresh lab; a line a run
 	@python tests/bench/soak.py --runs $(RUNS) $(ARGS)

@@ -1,7 +1,7 @@
 """Make every table of the docs from the catalog: the README's procedures, the head of each page, the faults.
 
-``python docs/tables.py`` rewrites them; ``--check`` only says which file differs (exit code 1). ``--measured FILE``
-takes over what the last run of all tests has measured of every fault (``.cache/evidence/faults.json``, written by
+``python docs/tables.py`` rewrites them; ``--check`` only says which file differs (exit code 1). ``--measured FILES``
+takes over what the last runs of all tests have measured of every fault (``.cache/evidence/faults*.json``, written by
 tests/conftest.py) and refuses what is not all of it.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,9 +120,12 @@ def unmeasured(entries: dict[str, catalog.Procedure], measured: dict[str, Any]) 
     ]
 
 
-def load_measured(path: Path) -> dict[str, Any]:
-    """Read figures of a run; empty where there is no such file."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def load_measured(*paths: Path) -> dict[str, Any]:
+    """Read figures of runs together; empty where there is no such file."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        for kind, rows in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}).items():
+            found.setdefault(kind, {}).update(rows)
     return found
 
 
@@ -138,17 +140,17 @@ def with_table(text: str, table: str, name: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a file differs")
-    parser.add_argument("--measured", type=Path, help="take over these figures of a run of all scenarios")
+    parser.add_argument("--measured", type=Path, nargs="+", help="take over these figures of runs of all scenarios")
     given = parser.parse_args()
     check = given.check
     entries = catalog.load(ROOT / "config" / "runbook")
     if given.measured:
-        missing = unmeasured(entries, load_measured(given.measured))
-        if missing:
-            found = f"{given.measured}: found no figures of {'; '.join(missing)}"
-            print(f"{found}; expected those of every row. Next: make test, all of it", file=sys.stderr)
+        measured = load_measured(*given.measured)
+        if missing := unmeasured(entries, measured):
+            found = f"{', '.join(map(str, given.measured))}: found no figures of {'; '.join(missing)}"
+            print(f"{found}; expected those of every row. Next: make test test-hosts", file=sys.stderr)
             return 1
-        shutil.copyfile(given.measured, MEASURED)
+        MEASURED.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
     wanted = {ROOT / "README.md": procedures_table(entries)}
     wanted[ROOT / "docs" / "faults.md"] = faults_table(entries, load_measured(MEASURED))
     wanted |= {ROOT / "docs" / "runbooks" / f"{name}.md": page_head(entry) for name, entry in entries.items()}

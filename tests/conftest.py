@@ -15,6 +15,11 @@ ALLOW_SKIP = "ALLOW_SKIP"
 _BEGAN = pytest.StashKey[float]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Have one scenario run alone: ``--scenario hosts``."""
+    parser.addoption("--scenario", default="", help="run this scenario of Molecule and no other (tests/e2e)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Note when the run began."""
     config.stash[_BEGAN] = time.monotonic()
@@ -90,7 +95,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         # The root of whatever pytest was called for: a test of this very file has one of its own.
         evidence = Path(session.config.rootpath) / ".cache" / "evidence"
         evidence.mkdir(parents=True, exist_ok=True)
-        (evidence / "faults.json").write_text(json.dumps(found, indent=2) + "\n")
+        alone = str(session.config.getoption("--scenario", ""))
+        name = f"faults-{alone}.json" if alone else "faults.json"
+        (evidence / name).write_text(json.dumps(found, indent=2) + "\n")
 
 
 def summary(config: pytest.Config) -> list[str]:

@@ -138,8 +138,8 @@ class Lab:
 
 
 @pytest.fixture(scope="session")
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """Deploy the lab; whatever stands there from an earlier session is put right by the same run."""
+def bare_lab(request: pytest.FixtureRequest) -> Lab:
+    """Return the lab as it stands: nothing is deployed."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
 
     def show(line: str) -> None:
@@ -156,13 +156,17 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         "SANDBOX_NET": os.environ.get("LAB_NET", "auto"),
         "SANDBOX_STORAGE_BYTES": str(1 << 30),
     }
-    environment = {**os.environ, **own}
-    made = Lab(root, environment, show, time.time())
-    first = made.play("site", live=True)
+    return Lab(root, {**os.environ, **own}, show, time.time())
+
+
+@pytest.fixture(scope="session")
+def lab(bare_lab: Lab) -> Iterator[Lab]:
+    """Deploy the lab; whatever stands there from an earlier session is put right by the same run."""
+    first = bare_lab.play("site", live=True)
     assert first.code == 0, first.output[-5000:]
-    yield made
-    if (root / ".streamops-sandbox").is_file():
-        stopped = made.play("stack-down")
+    yield bare_lab
+    if (bare_lab.root / ".streamops-sandbox").is_file():
+        stopped = bare_lab.play("stack-down")
         assert stopped.code == 0, stopped.output[-3000:]
 
 

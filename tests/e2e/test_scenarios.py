@@ -1,6 +1,7 @@
 """Each Molecule scenario is a test of its own: a real fault, the real procedure, verified by data.
 
-All but those of ``APART`` run in one ``molecule test --all`` on one lab. A scenario has passed when each action of its
+All but those of ``APART`` run in one ``molecule test --all`` on one lab, or one alone (``--scenario``), which then has
+machines of its own. A scenario has passed when each action of its
 sequence was executed with success: Molecule's own recap counts differently after a failure.
 """
 
@@ -18,7 +19,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils import catalog
 
 from .conftest import ROOT, Answer, Lab
 
-# On six machines of its own, in a quarter of an hour: left out here, and counted so; `make test-hosts` runs it.
+# On six machines of its own, in a quarter of an hour: left out of a run of all, and counted so.
 APART = ("hosts",)
 SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
 PROOFS = [proof for entry in catalog.load(ROOT / "config" / "runbook").values() for proof in entry.proved_by]
@@ -71,7 +72,7 @@ class Measured:
 
 
 def measured(answer: Answer) -> dict[str, Measured]:
-    """Read the output of ``molecule test --all``."""
+    """Read the output of ``molecule test``."""
     found = {scenario: Measured(scenario) for scenario in SCENARIOS}
     began, current = 0.0, ""
     for moment, line in answer.lines:
@@ -88,24 +89,30 @@ def measured(answer: Answer) -> dict[str, Measured]:
     return found
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a test of every scenario, or of the one that is to run alone."""
+    if "scenario" not in metafunc.fixturenames:
+        return
+    alone = str(metafunc.config.getoption("--scenario"))
+    params = []
+    for name in [alone] if alone else SCENARIOS:
+        marks = [pytest.mark.fault(fault) for fault in faults(name)]
+        left_out = name in APART and not alone
+        params.append(pytest.param(name, marks=pytest.mark.skip(reason=f"make test-{name}") if left_out else marks))
+    metafunc.parametrize("scenario", params)
+
+
 @pytest.fixture(scope="session")
-def molecule(lab: Lab) -> Answer:
-    """Run every scenario once; each line is shown as it comes."""
+def molecule(request: pytest.FixtureRequest) -> Answer:
+    """Run every scenario once, or one alone; each line is shown as it comes."""
+    alone = str(request.config.getoption("--scenario"))
+    lab: Lab = request.getfixturevalue("bare_lab" if alone in APART else "lab")
     environment = {"MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache" / "molecule"), "NO_COLOR": "1"}
-    excluded = [f"--exclude={name}" for name in APART]
+    which = [f"--scenario-name={alone}"] if alone else ["--all", *(f"--exclude={name}" for name in APART)]
     (ROOT / ".cache" / "molecule" / "state.yml").unlink(missing_ok=True)
-    return lab.run("molecule", "test", "--all", *excluded, live=True, more=environment)
+    return lab.run("molecule", "test", *which, live=True, more=environment)
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        pytest.param(name, marks=pytest.mark.skip(reason=f"make test-{name}"))
-        if name in APART
-        else pytest.param(name, marks=[pytest.mark.fault(fault) for fault in faults(name)])
-        for name in SCENARIOS
-    ],
-)
 def test_scenario(molecule: Answer, scenario: str, record_property: Callable[[str, object], None]) -> None:
     found = measured(molecule)[scenario]
     if found.done:
