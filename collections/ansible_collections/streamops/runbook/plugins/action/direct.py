@@ -29,7 +29,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     _supports_async = True
     _supports_check_mode = True
-    _supports_diff = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what the module says."""
