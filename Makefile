@@ -96,7 +96,7 @@ notify: venv  ## deliver what waits in the spool; TEXT="..." and SEVERITY=P2 sen
 check: venv  ## lint, unit and contract tests
 	@$(PYTEST) tests/lint tests/unit tests/contract $(ARGS)
 # Left out by name, and counted as skipped: what takes machines of its own.
-test soak: export ALLOW_SKIP ?= test_scenario[hosts]
+test: export ALLOW_SKIP ?= test_scenario[hosts]
 test: venv  ## everything: lint, unit, contract, end to end, and each scenario of faults but that of machines
 	@$(PYTEST) tests/unit tests/contract tests/lint tests/e2e $(ARGS)
 test-hosts: venv  ## the scenario of machines over SSH, which `make test` leaves out: six containers that stand for them

@@ -83,8 +83,12 @@ def figures(measured: dict[str, Any], fault: str, proof: str, procedure: str) ->
             return "-", "-"
         return "nothing to repair", f"{tests['tests']} test{'s' * (tests['tests'] > 1)}, {tests['seconds']:.0f} s"
     scenario = measured.get("scenarios", {}).get(proof, {})
-    run = scenario.get("procedures", {}).get(procedure)
-    if not (ROOT / "molecule" / proof / "fault.yml").exists():
+    later = injected_later(proof, fault)
+    runs = scenario.get("faults", {}).get(fault, {}) if later else scenario.get("procedures", {})
+    run = runs.get(procedure)
+    if later:
+        without = "not asked" if scenario else "-"
+    elif not (ROOT / "molecule" / proof / "fault.yml").exists():
         without = "heals by itself" if scenario else "-"
     else:
         without = "verify failed" if scenario.get("negative_control") else "-"
@@ -92,6 +96,12 @@ def figures(measured: dict[str, Any], fault: str, proof: str, procedure: str) ->
         return without, "-"
     ended = "proven" if run["status"] == "completed" else run["status"].replace("_", " ")
     return without, f"{procedure}: {ended} in {run['seconds']:.1f} s"
+
+
+def injected_later(scenario: str, fault: str) -> bool:
+    """Whether a fault is injected after its scenario has converged: its run is told with it, and no control is."""
+    playbooks = (ROOT / "molecule" / scenario).rglob("*.yml")
+    return any(f"lab_fault: {fault}}}" in path.read_text(encoding="utf-8") for path in playbooks)
 
 
 def faults_table(entries: dict[str, catalog.Procedure], measured: dict[str, Any]) -> str:

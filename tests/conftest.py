@@ -91,11 +91,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if unexplained and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     found = figures(session.config)
-    if any(found.values()):
+    alone = str(session.config.getoption("--scenario", ""))
+    # Of a scenario that failed nothing of an earlier run is left.
+    if any(found.values()) or alone:
         # The root of whatever pytest was called for: a test of this very file has one of its own.
         evidence = Path(session.config.rootpath) / ".cache" / "evidence"
         evidence.mkdir(parents=True, exist_ok=True)
-        alone = str(session.config.getoption("--scenario", ""))
         name = f"faults-{alone}.json" if alone else "faults.json"
         (evidence / name).write_text(json.dumps(found, indent=2) + "\n")
 

@@ -55,7 +55,12 @@ def main() -> int:
             parser.error(f"fault {fault!r}: expected one of {', '.join(FAULTS)}")
         try:
             for container in find(client, given.root, host):
-                hit(client, container, fault)
+                try:
+                    hit(client, container, fault)
+                except docker.errors.APIError:
+                    # One that has ended meanwhile is down as well.
+                    if host != EVERYTHING:
+                        raise
         except LookupError as error:
             print(error, file=sys.stderr)
             return 1

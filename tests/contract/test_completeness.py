@@ -126,7 +126,7 @@ def test_every_row_of_faults_has_its_figures_once_they_were_taken_over(tables: M
 
 def test_a_row_of_faults_without_figures_is_named(tables: ModuleType) -> None:
     repair = {"status": "completed", "seconds": 12.34}
-    measured = {
+    measured: dict[str, Any] = {
         "scenarios": {"default": {"negative_control": True, "procedures": {"emergency-restart": repair}}},
         "tests": {"tests/e2e/test_refusals.py": {"19": {"tests": 1, "seconds": 3.0}}},
     }
@@ -136,6 +136,17 @@ def test_a_row_of_faults_without_figures_is_named(tables: ModuleType) -> None:
     assert "2: broker-suspend, emergency-restart" in missing
     assert tables.figures(measured, "whole-outage", "default", "emergency-restart") == (
         "verify failed",
+        "emergency-restart: proven in 12.3 s",
+    )
+    # A fault that is injected after the scenario has converged has a run of its own.
+    scenario = {"negative_control": True, "procedures": {"emergency-restart": repair}, "faults": {}}
+    measured["scenarios"]["containers"] = scenario
+    missing = tables.unmeasured(ENTRIES, measured)
+    assert "containers: containers, emergency-restart" not in missing
+    assert "containers-down: containers, emergency-restart" in missing
+    scenario["faults"] = {"containers-down": {"emergency-restart": repair}}
+    assert tables.figures(measured, "containers-down", "containers", "emergency-restart") == (
+        "not asked",
         "emergency-restart: proven in 12.3 s",
     )
     # Seconds are those of the procedure that they were measured of.

@@ -55,6 +55,66 @@ def test_both_ways_answer_the_same(
     assert named in direct[1]
 
 
+MODULE = """
+import os
+from ansible.module_utils.basic import AnsibleModule
+
+def main():
+    spec = {"what": {"type": "str"}, "password": {"type": "str", "no_log": True}}
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    if module.params["what"] == "crash":
+        raise RuntimeError("broken")
+    module.warn("careful")
+    module.exit_json(changed=True, folder=os.getcwd(), check=module.check_mode, said=module.params["password"])
+
+if __name__ == "__main__":
+    main()
+"""
+PLAY = """
+- hosts: localhost
+  gather_facts: false
+  tasks:
+    - streamops.trial.say: {what: "{{ item }}", password: hunter2}
+      loop: [word, crash]
+      delegate_to: localhost
+      register: told
+      failed_when: false
+    - ansible.builtin.copy:
+        content: "{{ told.results | map('dict2items') | map('rejectattr', 'key', 'in', drop) | map('items2dict') }}"
+        dest: "{{ out }}"
+      vars: {drop: [exception, msg]}
+      check_mode: false
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]], ids=["run", "plan"])
+def test_crash_warning_and_secret_are_told_the_same(tmp_path: Path, options: list[str]) -> None:
+    trial = tmp_path / "ansible_collections" / "streamops" / "trial"
+    (trial / "plugins" / "modules").mkdir(parents=True)
+    (trial / "plugins" / "modules" / "say.py").write_text(MODULE)
+    (trial / "meta").mkdir()
+    (trial / "meta" / "runtime.yml").write_text(json.dumps({"plugin_routing": {"action": {"say": DIRECT}}}))
+    (tmp_path / "play.yml").write_text(PLAY)
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": f"{tmp_path}:{ROOT / 'collections'}",
+        # Without that of runs: there is no procedure of this name.
+        "ANSIBLE_CALLBACKS_ENABLED": "ansible.builtin.minimal",
+    }
+    found = []
+    for interpreter in ("python", "python3"):
+        given = {"ansible_python_interpreter": str(Path(sys.executable).with_name(interpreter))}
+        given["out"] = str(tmp_path / f"{interpreter}.json")
+        command = ["ansible-playbook", str(tmp_path / "play.yml"), "-e", json.dumps(given), *options]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "careful" in done.stdout + done.stderr
+        assert "hunter2" not in done.stdout + done.stderr
+        found.append(json.loads(Path(given["out"]).read_text()))
+    assert [one["item"] for one in found[0]] == ["word", "crash"]
+    assert found[0] == found[1]
+
+
 def test_no_second_interpreter_is_started_on_the_controller(tmp_path: Path) -> None:
     given = {**INFO, "host": "kafka-1", "root": str(tmp_path / "root")}
     assert "EXEC /bin/sh" not in answer("service_info", given, tmp_path, "-vvv", direct=True)[1]

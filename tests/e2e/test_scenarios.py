@@ -1,8 +1,8 @@
 """Each Molecule scenario is a test of its own: a real fault, the real procedure, verified by data.
 
-All but those of ``APART`` run in one ``molecule test --all`` on one lab, or one alone (``--scenario``), which then has
-machines of its own. A scenario has passed when each action of its
-sequence was executed with success: Molecule's own recap counts differently after a failure.
+All but those of ``APART`` run in one ``molecule test --all`` on one lab, or one alone (``--scenario``). A scenario has
+passed when each action of its sequence was executed with success: Molecule's own recap counts differently after a
+failure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ PROOFS = [proof for entry in catalog.load(ROOT / "config" / "runbook").values() 
 # They are of the lab, which all scenarios share.
 LAB_ACTIONS = ("create", "destroy")
 ACTION = re.compile(r"\[(\S+) > (\S+)\] (Executing|Executed: Successful)")
-CARD = re.compile(r"^[-\s]*'?([a-z0-9-]+): (completed|degraded|failed|rolled_back|refused) in ([\d.]+) s, changed=")
+ENDED = "completed|degraded|failed|rolled_back|refused"
+CARD = re.compile(rf"^[-\s]*'?(?:fault (\S+): )?([a-z0-9-]+): ({ENDED}) in ([\d.]+) s, changed=")
 
 
 def faults(scenario: str) -> list[str]:
@@ -50,12 +51,14 @@ class Measured:
     :param seconds: of its actions together, without those of the lab.
     :param negative_control: whether its verify failed while nothing was repaired, and its fault outlived a plan.
     :param procedures: by name the status and the seconds of the first run that showed its card.
+    :param faults: the same by each fault that was injected after the scenario had converged.
     """
 
     name: str
     done: list[str] = field(default_factory=list)
     seconds: float = 0.0
     procedures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    faults: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def negative_control(self) -> bool:
@@ -68,6 +71,7 @@ class Measured:
             "seconds": round(self.seconds, 1),
             "negative_control": self.negative_control,
             "procedures": self.procedures,
+            "faults": self.faults,
         }
 
 
@@ -84,8 +88,9 @@ def measured(answer: Answer) -> dict[str, Measured]:
             one.done.append(action[2])
             one.seconds += 0.0 if action[2] in LAB_ACTIONS else moment - began
         elif card and current:
-            told = {"status": card[2], "seconds": float(card[3])}
-            found[current].procedures.setdefault(card[1], told)
+            one = found[current]
+            runs = one.faults.setdefault(card[1], {}) if card[1] else one.procedures
+            runs.setdefault(card[2], {"status": card[3], "seconds": float(card[4])})
     return found
 
 
@@ -94,6 +99,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "scenario" not in metafunc.fixturenames:
         return
     alone = str(metafunc.config.getoption("--scenario"))
+    if alone and alone not in SCENARIOS:
+        raise pytest.UsageError(f"--scenario {alone}: expected one of {', '.join(SCENARIOS)}")
     params = []
     for name in [alone] if alone else SCENARIOS:
         marks = [pytest.mark.fault(fault) for fault in faults(name)]

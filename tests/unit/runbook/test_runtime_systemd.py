@@ -274,7 +274,9 @@ def test_a_unit_has_limits_and_a_sandbox_of_its_own(host: Host) -> None:
     assert unit["MemorySwapMax"] == ["0"]
     root = host.root
     told = f'"{root}/services/watch.py" ended "{root}/services/clock"'
-    assert unit["ExecStopPost"] == [f"-+:/usr/bin/python3 -I {told}"]
+    assert unit["ExecStopPost"] == [
+        f"-+:/usr/bin/env -u STREAMOPS_SERVICE -u STREAMOPS_ROOT /usr/bin/python3 -I {told}"
+    ]
     assert unit["ReadWritePaths"] == [f'"{root}/data/clock"', f'"{root}/data/clock/inner"', f'"{root}/log"']
     assert unit["ProtectSystem"] == ["strict"]
     assert unit["NoNewPrivileges"] == unit["PrivateTmp"] == unit["ProtectHome"] == ["yes"]

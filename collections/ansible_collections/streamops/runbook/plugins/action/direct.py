@@ -13,12 +13,14 @@ import importlib
 import io
 import json
 import sys
+import traceback
 from typing import Any
 from unittest import mock
 
 from ansible.module_utils import basic
 from ansible.module_utils.common.json import Direction, get_module_encoder
 from ansible.plugins.action import ActionBase
+from ansible.vars.clean import remove_internal_keys
 
 # How arguments and answers are written; that of every module in Python.
 PROFILE = "legacy"
@@ -41,6 +43,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return result
 
     def _is_here(self, task_vars: dict[str, Any]) -> bool:
+        if self._task.delegate_to:
+            task_vars = task_vars.get("ansible_delegated_vars", {}).get(self._task.delegate_to, {})
         interpreter = self._templar.template(task_vars.get("ansible_python_interpreter", ""))
         return bool(
             self._connection.transport == "local"
@@ -51,24 +55,30 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
 
     def _run_here(self, task_vars: dict[str, Any]) -> dict[str, Any]:
-        """Run the module in this process, which is that of the task and ends with it.
-
-        An exception that the module lets through is told by Ansible as that of any action.
-        """
+        """Run the module in this process, which is that of the task and ends with it."""
         name = str(self._task.action)
         collection, _, module = name.rpartition(".")
         arguments = dict(self._task.args)
         self._update_module_args(name, arguments, task_vars)
         encoder = get_module_encoder(PROFILE, Direction.CONTROLLER_TO_MODULE)
         encoded = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}, cls=encoder).encode()
-        said = io.StringIO()
+        said, complained = io.StringIO(), io.StringIO()
         with (
             mock.patch.object(basic, "_ANSIBLE_ARGS", encoded),
             mock.patch.object(basic, "_ANSIBLE_PROFILE", PROFILE),
+            contextlib.chdir(self._loader.get_basedir()),
             contextlib.redirect_stdout(said),
-            # How a module ends, well or not; its answer says which.
-            contextlib.suppress(SystemExit),
+            contextlib.redirect_stderr(complained),
         ):
-            importlib.import_module(f"ansible_collections.{collection}.plugins.modules.{module}").main()
-        told: dict[str, Any] = self._parse_returned_data({"stdout": said.getvalue()}, PROFILE)
+            try:
+                importlib.import_module(f"ansible_collections.{collection}.plugins.modules.{module}").main()
+            except SystemExit:
+                # How every module ends, well or not; its answer says which.
+                pass
+            except Exception as error:  # noqa: BLE001  a crash is an answer too, to failed_when and until as well
+                crash = {"failed": True, "msg": f"{name}: {type(error).__name__}: {error}"}
+                print(json.dumps({**crash, "exception": traceback.format_exc()}))
+        answer = {"stdout": said.getvalue(), "stderr": complained.getvalue()}
+        told: dict[str, Any] = self._parse_returned_data(answer, PROFILE)
+        remove_internal_keys(told)
         return told

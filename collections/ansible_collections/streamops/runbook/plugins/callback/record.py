@@ -361,7 +361,11 @@ class CallbackModule(CallbackBase):
             # A run that acts on nothing holds no lease, and has figures all the same.
             held = self._lease or control_host.Leasehold(self._keeper, self._run.id)
             waiting = outbox.waiting(self._run.folder)
-            kept, told = self._with_figures(held, waiting) if shows else held.give_back(waiting)
+            try:
+                kept, told = self._with_figures(held, waiting) if shows else held.give_back(waiting)
+            except OSError as error:
+                kept, told = held.give_back(waiting) if held.fences else ([], [])
+                told = [*told, f"Figures could not be left on {held.host.name}: {error}"]
             outbox.sent(kept)
         except Exception as error:  # noqa: BLE001  the run has ended, and how does not depend on this
             told = [f"Leases could not be given back: {type(error).__name__}: {error}"]
@@ -374,7 +378,8 @@ class CallbackModule(CallbackBase):
         from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
 
         folder = self._state / "metrics"
-        with run_metrics.turn(folder, control_host.FIGURES_SECONDS) as mine:
+        # Whoever holds a lease keeps others waiting.
+        with run_metrics.turn(folder, 0 if held.fences else control_host.FIGURES_SECONDS) as mine:
             if not mine:
                 kept, told = held.give_back(records) if held.fences else ([], [])
                 late = f"Figures on {held.host.name} are those of an earlier run: others are being left there just now"

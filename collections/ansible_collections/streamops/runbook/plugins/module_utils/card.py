@@ -100,7 +100,8 @@ def _notices(record: Mapping[str, Any]) -> list[str]:
 
 def _next(record: Mapping[str, Any], procedure: Procedure) -> list[str]:
     failures = [str(failure.get("message", "")) for failure in record.get("failures", []) if failure.get("message")]
-    steps = list(record.get("next", []))
+    # What is known from the start stands beside what the newest reading says.
+    steps = [*record.get("next", []), *record.get("hints", [])]
     if failures and not steps:
         steps = [f"read docs/runbooks/{procedure.name}.md, then {commands.line('status-all')}"]
     return [*failures, *steps] or ["nothing"]

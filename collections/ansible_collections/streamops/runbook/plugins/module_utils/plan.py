@@ -162,7 +162,10 @@ def _recover(
         detail = str(service.get("detail") or state)
         return Action(name, host, "start", f"{state} ({detail})" if detail != state else state)
     own = [
-        check for check in failed if check.service == name and check.host == host and check.name != "service.running"
+        check
+        for check in failed
+        # What a deployment helps against, a certificate that has ended, no restart does.
+        if (check.service, check.host) == (name, host) and check.name != "service.running" and check.procedure != "site"
     ]
     if not own:
         return None

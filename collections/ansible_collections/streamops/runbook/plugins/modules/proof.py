@@ -145,7 +145,7 @@ def main() -> None:
         "started_at_by_service": started,
         # What is known now; a host that was away at the start may be back.
         "unreachable": unreachable,
-        "next": health.next_steps(unreachable),
+        "next": health.next_steps(unreachable) + health.warning_steps(reading.checks),
     }
     problems = []
     if not reading.healthy:

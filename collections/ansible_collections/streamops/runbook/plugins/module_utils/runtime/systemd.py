@@ -272,7 +272,8 @@ class SystemdRuntime:
             info["digest_deployed"] = stored["digest"]
             info["identity"] = stored_identity(ref, stored)
             unit = self._show(ref)
-            others = [] if unit.pid else tagged(ref)
+            # What is left of a unit that ends is in it.
+            others = [] if unit.pid or unit.active == "deactivating" else tagged(ref)
             if others:
                 # It may have been started between the two looks.
                 unit = self._show(ref)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused
-from ansible_collections.streamops.runbook.plugins.module_utils.service import TAG_ROOT, ServiceDefinition
+from ansible_collections.streamops.runbook.plugins.module_utils.service import TAG_ROOT, TAG_SERVICE, ServiceDefinition
 
 #: A broker keeps each segment of each partition and each client's connection open as a file; the usual 1,024 last
 #: for some hundred partitions. Where a machine allows less, systemd takes what it gets.
@@ -163,8 +163,10 @@ def _memory_lines(definition: ServiceDefinition) -> list[str]:
         f"MemoryMax={definition.memory_limit.upper()}",
         # Without it a service over its limit would swap itself to a standstill.
         "MemorySwapMax=0",
-        # As root, for it writes where only root may; that it fails changes nothing of the service.
-        f"ExecStopPost=-+:/usr/bin/python3 -I {_word(watch)} ended {_word(folder)}",
+        # As root, for it writes where only root may; without the tags, for it is no process of the service. That it
+        # fails changes nothing of the service.
+        f"ExecStopPost=-+:/usr/bin/env -u {TAG_SERVICE} -u {TAG_ROOT} /usr/bin/python3 -I {_word(watch)} ended "
+        f"{_word(folder)}",
     ]
 
 
