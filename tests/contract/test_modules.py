@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTION = ROOT / "collections" / "ansible_collections" / "streamops" / "runbook"
-DIRECT = {"redirect": "streamops.runbook.direct"}
+DIRECT = COLLECTION / "plugins" / "action" / "direct.py"
 
 
 def test_each_module_without_an_action_of_its_own_can_run_directly() -> None:
-    modules = {path.stem for path in (COLLECTION / "plugins" / "modules").glob("[a-z]*.py")}
-    actions = {path.stem for path in (COLLECTION / "plugins" / "action").glob("[a-z]*.py")}
-    routed = yaml.safe_load((COLLECTION / "meta" / "runtime.yml").read_text())["plugin_routing"]["action"]
-    assert routed == dict.fromkeys(modules - actions, DIRECT)
+    modules = {path.name for path in (COLLECTION / "plugins" / "modules").glob("[a-z]*.py")}
+    actions = set(DIRECT.parent.glob("[a-z]*.py")) - {DIRECT}
+    linked = {path.name for path in actions if path.is_symlink() and path.readlink() == Path(DIRECT.name)}
+    assert linked == modules - {path.name for path in actions if not path.is_symlink()}
 
 
 def answer(module: str, arguments: dict[str, Any], home: Path, *options: str, direct: bool) -> tuple[int, str]:
@@ -92,8 +91,8 @@ def test_crash_warning_and_secret_are_told_the_same(tmp_path: Path, options: lis
     trial = tmp_path / "ansible_collections" / "streamops" / "trial"
     (trial / "plugins" / "modules").mkdir(parents=True)
     (trial / "plugins" / "modules" / "say.py").write_text(MODULE)
-    (trial / "meta").mkdir()
-    (trial / "meta" / "runtime.yml").write_text(json.dumps({"plugin_routing": {"action": {"say": DIRECT}}}))
+    (trial / "plugins" / "action").mkdir()
+    (trial / "plugins" / "action" / "say.py").symlink_to(DIRECT)
     (tmp_path / "play.yml").write_text(PLAY)
     environment = {
         **os.environ,

@@ -3,7 +3,7 @@
 Packed, sent to a second interpreter and compiled there anew, a module costs a third of a second of processor time
 before its first line, and a run on one machine calls dozens. Collections of network devices, whose modules run on the
 controller as well, know the same as direct execution. On any other target a module goes the ordinary way, and so it
-does with an environment, an account or a job of its own. Which modules come here stands in ``meta/runtime.yml``.
+does with an environment, an account or a job of its own. Each module that may run here has a link of its name.
 """
 
 from __future__ import annotations
