@@ -17,23 +17,19 @@ from pathlib import Path
 import docker
 import psutil
 
-HIERARCHIES = Path("/sys/fs/cgroup")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "collections"))
+
+from ansible_collections.streamops.runbook.plugins.module_utils.runtime.systemd_states import (  # noqa: E402
+    memory_group as group_of,
+)
+from ansible_collections.streamops.runbook.plugins.module_utils.service import TAG_SERVICE  # noqa: E402
+
 STEP = 4 << 20
 
 
 class Unhit(Exception):
     """The fault could not be brought about; says what was found."""
-
-
-def group_of(text: str, hierarchies: Path = HIERARCHIES) -> Path:
-    """Return the folder of the control group that limits the memory of a process.
-
-    :param text: its /proc/PID/cgroup.
-    """
-    entries = [line.split(":", 2) for line in text.splitlines()]
-    older = [group for _, controllers, group in entries if "memory" in controllers.split(",")]
-    newer = [group for _, controllers, group in entries if not controllers]
-    return hierarchies / "memory" / older[0].lstrip("/") if older else hierarchies / newer[0].lstrip("/")
 
 
 def limit_of(group: Path) -> int:
@@ -56,7 +52,7 @@ def processes_of(container: str, service: str) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             if (
-                process.environ().get("STREAMOPS_SERVICE") == service
+                process.environ().get(TAG_SERVICE) == service
                 and container in Path(f"/proc/{process.pid}/cgroup").read_text()
             ):
                 found.append((process.memory_info().rss, process.pid, process))

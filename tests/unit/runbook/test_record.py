@@ -136,6 +136,28 @@ def ended_run(state: Path, execute: Callable[..., Any], number: int) -> record.C
     return callback
 
 
+Reading = tuple[ControlHost, record.CallbackModule, list[str]]
+
+
+@pytest.fixture
+def reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reading:
+    """A run that has read something, with the control host that it asks and what it says."""
+    (tmp_path / "runs").mkdir()
+    host = ControlHost()
+    said: list[str] = []
+    callback = ended_run(tmp_path, host, 1)
+    monkeypatch.setattr(callback, "_say", said.append)
+    return host, callback, said
+
+
+def while_it_is_anothers_turn(folder: Path, callback: record.CallbackModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the run end while another one leaves its figures."""
+    monkeypatch.setattr(control_host, "FIGURES_SECONDS", 0.3)
+    with (folder / "metrics" / f".{run_metrics.FILE}.turn").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        callback._return_lease()
+
+
 def test_figures_of_a_run_are_not_replaced_by_what_another_has_read_before(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     later: list[threading.Thread] = []
@@ -156,39 +178,25 @@ def test_figures_of_a_run_are_not_replaced_by_what_another_has_read_before(tmp_p
 
 
 def test_run_that_reads_waits_for_neither_the_control_host_nor_its_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: Reading
 ) -> None:
-    (tmp_path / "runs").mkdir()
-    host = ControlHost()
-    said: list[str] = []
-    callback = ended_run(tmp_path, host, 1)
-    monkeypatch.setattr(callback, "_say", said.append)
+    host, callback, said = reading
     callback._return_lease()
     assert host.commands[0][:4] == ["timeout", "-k", "5", str(control_host.FIGURES_SECONDS)]
     assert control_host.FIGURES_SECONDS <= 10
     assert said == []
-    monkeypatch.setattr(control_host, "FIGURES_SECONDS", 0.3)
-    with (tmp_path / "metrics" / f".{run_metrics.FILE}.turn").open("a") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        callback._return_lease()
+    while_it_is_anothers_turn(tmp_path, callback, monkeypatch)
     assert len(host.commands) == 1
     assert "Figures on ctl-1 are those of an earlier run" in said[0]
 
 
 def test_lease_is_given_back_though_it_is_not_the_turn_of_its_figures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reading: Reading
 ) -> None:
-    (tmp_path / "runs").mkdir()
-    host = ControlHost()
-    said: list[str] = []
-    callback = ended_run(tmp_path, host, 1)
+    host, callback, said = reading
     assert callback._keeper is not None
     callback._lease = control_host.Leasehold(callback._keeper, "run-1", {"stack": 7})
-    monkeypatch.setattr(callback, "_say", said.append)
-    monkeypatch.setattr(control_host, "FIGURES_SECONDS", 0.3)
-    with (tmp_path / "metrics" / f".{run_metrics.FILE}.turn").open("a") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        callback._return_lease()
+    while_it_is_anothers_turn(tmp_path, callback, monkeypatch)
     (command,) = host.commands
     assert json.loads(command[command.index("-a") + 1])["fences"] == {"stack": 7}
     assert host.texts == [""]

@@ -361,11 +361,7 @@ class CallbackModule(CallbackBase):
             # A run that acts on nothing holds no lease, and has figures all the same.
             held = self._lease or control_host.Leasehold(self._keeper, self._run.id)
             waiting = outbox.waiting(self._run.folder)
-            try:
-                kept, told = self._with_figures(held, waiting) if shows else held.give_back(waiting)
-            except OSError as error:
-                kept, told = held.give_back(waiting) if held.fences else ([], [])
-                told = [*told, f"Figures could not be left on {held.host.name}: {error}"]
+            kept, told = self._with_figures(held, waiting) if shows else held.give_back(waiting)
             outbox.sent(kept)
         except Exception as error:  # noqa: BLE001  the run has ended, and how does not depend on this
             told = [f"Leases could not be given back: {type(error).__name__}: {error}"]
@@ -378,16 +374,22 @@ class CallbackModule(CallbackBase):
         from ansible_collections.streamops.runbook.plugins.module_utils import run_metrics
 
         folder = self._state / "metrics"
-        # Whoever holds a lease keeps others waiting.
-        with run_metrics.turn(folder, 0 if held.fences else control_host.FIGURES_SECONDS) as mine:
-            if not mine:
-                kept, told = held.give_back(records) if held.fences else ([], [])
-                late = f"Figures on {held.host.name} are those of an earlier run: others are being left there just now"
-                return kept, [*told, f"{late}; the next run takes these along."]
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="runbook-", suffix=".prom") as figures:
-                figures.write(run_metrics.labelled(folder, controller_id(os.environ)))
-                figures.flush()
-                return held.give_back(records, Path(figures.name))
+        try:
+            # Whoever holds a lease keeps others waiting.
+            with run_metrics.turn(folder, 0 if held.fences else control_host.FIGURES_SECONDS) as mine:
+                if mine:
+                    with tempfile.NamedTemporaryFile(
+                        "w", encoding="utf-8", prefix="runbook-", suffix=".prom"
+                    ) as figures:
+                        figures.write(run_metrics.labelled(folder, controller_id(os.environ)))
+                        figures.flush()
+                        return held.give_back(records, Path(figures.name))
+            late = f"Figures on {held.host.name} are those of an earlier run: others are being left there just now"
+            why = f"{late}; the next run takes these along."
+        except OSError as error:
+            why = f"Figures could not be left on {held.host.name}: {error}"
+        kept, told = held.give_back(records) if held.fences else ([], [])
+        return kept, [*told, why]
 
     def _start_clocks(self, procedure: catalog.Procedure) -> None:
         run, _ = self._active()

@@ -10,13 +10,11 @@ from functools import partial
 from . import tls
 from .errors import Refused, RunbookError
 from .monitoring import SERVICES as MONITORING
-from .probes import Check, Target
+from .probes import DEPLOY, Check, Target
 
 WARN_DAYS = 14.0
 FAIL_DAYS = 2.0
 SCOPE = ("kafka", "minio", "spark-streaming", "producer", "monitoring")
-# Deploying issues what is missing or ends soon.
-REPAIR = "site"
 
 Served = Callable[[str, tls.Files, float, str], tls.Certificate]
 
@@ -117,4 +115,4 @@ def _judge(
     expected = f"one that holds for {fail_days:g} days or more, of our own authority"
     blames = (host,) if host else ()
     warns = fail_days <= days < warn_days
-    return Check("certificate.holds", service, "", days >= fail_days, what, expected, REPAIR, blames, warns)
+    return Check("certificate.holds", service, "", days >= fail_days, what, expected, DEPLOY, blames, warns)

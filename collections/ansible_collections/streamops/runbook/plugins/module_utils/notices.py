@@ -8,7 +8,6 @@ so. Tokens are read at the time of sending and stand in no file, error or log of
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -21,15 +20,14 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ansible_collections.streamops.runbook.plugins.module_utils import tls
+from ansible_collections.streamops.runbook.plugins.module_utils import file_lock, tls
 from ansible_collections.streamops.runbook.plugins.module_utils.catalog import SEVERITIES
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import ProbeError, Refused, RunbookError
 
@@ -188,7 +186,7 @@ class Spool:
         end = self._monotonic() + total
         try:
             self._make()
-            with self._locked(end) as mine:
+            with file_lock.held(self._folder / ".lock", end, self._monotonic, self._sleep) as mine:
                 if mine:
                     self._round(targets, post or post_json, timeout, end, done)
                 else:
@@ -272,21 +270,6 @@ class Spool:
     def _make(self) -> None:
         for folder in (self._folder, self._folder / "sent"):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-    @contextmanager
-    def _locked(self, end: float) -> Iterator[bool]:
-        with (self._folder / ".lock").open("a") as stream:
-            while True:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if self._monotonic() >= end:
-                        yield False
-                        return
-                    self._sleep(0.1)
-                else:
-                    break
-            yield True
 
     def _tidy(self) -> None:
         for path in sorted((self._folder / "sent").glob("*.json"))[:-KEPT_SENT]:

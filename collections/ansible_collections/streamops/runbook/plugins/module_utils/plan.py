@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from . import commands
 from .catalog import parse_timestamp
 from .errors import Refused, RunbookError
 from .health import lost_brokers, lost_nodes, lost_quorum, pressing, silent_lines
 from .monitoring import SERVICES as MONITORING
-from .probes import Check
+from .probes import DEPLOY, Check
 
 INTENTS = ("observe", "recover", "restart", "start", "stop")
 # Producers before what they feed; combined Kafka nodes share one rank, since they stop all at once.
@@ -165,7 +166,7 @@ def _recover(
         check
         for check in failed
         # What a deployment helps against, a certificate that has ended, no restart does.
-        if (check.service, check.host) == (name, host) and check.name != "service.running" and check.procedure != "site"
+        if (check.service, check.host) == (name, host) and check.name != "service.running" and check.procedure != DEPLOY
     ]
     if not own:
         return None
@@ -229,7 +230,6 @@ def make(
     voters: Collection[str] = (),
     brokers: Collection[str] = (),
     fewest_brokers: int = 1,
-    deploy: str = "make up",
 ) -> Plan:
     """Make the plan of a run.
 
@@ -244,7 +244,6 @@ def make(
     :param voters: the hosts of all Kafka nodes that vote, where the run needs Kafka.
     :param brokers: the hosts of all that are brokers, where it does.
     :param fewest_brokers: in how many of them a write must be.
-    :param deploy: what to type where something is not deployed.
     :raises Refused: when acting would be wrong.
     :raises QuorumLost: when acting on what is left could not bring Kafka back.
     """
@@ -252,7 +251,7 @@ def make(
     refuse_foreign_cluster(services, checks, cluster_id)
     absent = [f"{service['service']} on {service['host']}" for service in services if service["state"] == "absent"]
     if absent and intent != "observe":
-        raise Refused(", ".join(absent), "nothing deployed", "a deployed service", deploy)
+        raise Refused(", ".join(absent), "nothing deployed", "a deployed service", commands.line(DEPLOY))
     if intent != "stop":
         back = "bring those machines back, then run this again"
         if why := lost_quorum(voters, away, checks):

@@ -21,6 +21,8 @@ from . import tls
 from .errors import RunbookError
 
 REPAIR = "emergency-restart"
+# What helps where no restart does: deploying issues certificates that are missing or have ended.
+DEPLOY = "site"
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def broker_check(
 
 def _helps(error: Exception) -> str:
     """A certificate that is wrong stays so, however often what shows it is restarted."""
-    return "site" if isinstance(error, tls.TlsError) else REPAIR
+    return DEPLOY if isinstance(error, tls.TlsError) else REPAIR
 
 
 def controller_check(target: Target, host: str, dial: Callable[[str, float], None] = dial) -> Check:

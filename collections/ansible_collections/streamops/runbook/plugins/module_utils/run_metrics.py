@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest, write_to_textf
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from . import file_lock
 from .catalog import Procedure
 
 FILE = "runs.prom"
@@ -93,13 +94,12 @@ def labelled(folder: Path, controller: str) -> str:
     return generate_latest(registry).decode()
 
 
-@contextmanager
 def turn(
     folder: Path,
     patience: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[bool]:
+) -> AbstractContextManager[bool]:
     """Hold the turn of one run to read the figures and hand them on.
 
     Runs that end at one moment do so one after the other: else what one has read before another could arrive after it,
@@ -109,18 +109,7 @@ def turn(
     :param patience: seconds to wait for those whose turn it is.
     :returns: whether it is this run's turn.
     """
-    with (folder / f".{FILE}.turn").open("a") as lock:
-        until = clock() + patience
-        mine = False
-        while not mine:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = True
-            except BlockingIOError:
-                if clock() >= until:
-                    break
-                sleep(0.1)
-        yield mine
+    return file_lock.held(folder / f".{FILE}.turn", clock() + patience, clock, sleep)
 
 
 def shown_status(finished: Mapping[str, Any], procedure: Procedure) -> str:

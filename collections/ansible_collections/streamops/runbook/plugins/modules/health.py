@@ -43,7 +43,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.streamops.runbook.plugins.module_utils import assessment, card, commands, plan
+from ansible_collections.streamops.runbook.plugins.module_utils import assessment, card, plan
 from ansible_collections.streamops.runbook.plugins.module_utils.catalog import parse_timestamp
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.health import (
@@ -108,7 +108,6 @@ def main() -> None:
                 voters=assessment.voters(given) if "kafka" in given["scope"] else (),
                 brokers=list(given["target"]["brokers"]) if "kafka" in given["scope"] else (),
                 fewest_brokers=given["target"]["fewest_brokers"],
-                deploy=commands.line("site"),
             )
         except RunbookError as error:
             # Nothing was touched, yet a lost quorum is no verdict on what was asked: it is the outage itself.

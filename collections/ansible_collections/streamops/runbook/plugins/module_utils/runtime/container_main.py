@@ -24,7 +24,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,15 @@ def write_record(folder: Path, record: Record) -> None:
         os.utime(folder / METRICS, (for_good, for_good))
 
 
+def counter(name: str, what: str, counts: Iterable[tuple[str, str, int]]) -> list[str]:
+    """A counter of services in Prometheus' text format.
+
+    :param counts: service, host and count of each.
+    """
+    lines = [f"# HELP {name} {what}", f"# TYPE {name} counter"]
+    return lines + [f'{name}{{service="{service}",host="{host}"}} {count}' for service, host, count in counts]
+
+
 def metrics(records: Sequence[Record]) -> str:
     """The states of services in Prometheus' text format."""
     lines = [
@@ -194,20 +203,16 @@ def metrics(records: Sequence[Record]) -> str:
         for state in STATES:
             labels = f'service="{record.service}",host="{record.host}",state="{state}"'
             lines.append(f"runbook_service_state{{{labels}}} {int(state == record.state)}")
-    lines += [
-        "# HELP runbook_service_starts_total Processes spawned since the supervisor was started.",
-        "# TYPE runbook_service_starts_total counter",
-    ]
-    for record in records:
-        labels = f'service="{record.service}",host="{record.host}"'
-        lines.append(f"runbook_service_starts_total{{{labels}}} {record.starts}")
-    lines += [
-        "# HELP runbook_service_memory_kills_total Ends for which the kernel killed a process for memory.",
-        "# TYPE runbook_service_memory_kills_total counter",
-    ]
-    for record in records:
-        labels = f'service="{record.service}",host="{record.host}"'
-        lines.append(f"runbook_service_memory_kills_total{{{labels}}} {record.kills}")
+    lines += counter(
+        "runbook_service_starts_total",
+        "Processes spawned since the supervisor was started.",
+        ((record.service, record.host, record.starts) for record in records),
+    )
+    lines += counter(
+        "runbook_service_memory_kills_total",
+        "Ends for which the kernel killed a process for memory.",
+        ((record.service, record.host, record.kills) for record in records),
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ TICK_SECONDS = 5.0
 STOPPED_MARK = "stopped.json"
 #: How the last run of a unit ended, see :func:`note_end`.
 ENDED_MARK = "ended.json"
+#: Where the kernel shows control groups.
+HIERARCHIES = Path("/sys/fs/cgroup")
 
 PROPERTIES = (
     "Id",
@@ -161,18 +163,26 @@ def forget_end(folder: Path) -> None:
         _replace(folder / ENDED_MARK, json.dumps(dataclasses.asdict(end)) + "\n", 0o600)
 
 
-def memory_kills(hierarchies: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self")) -> tuple[int, int]:
+def memory_group(text: str, hierarchies: Path = HIERARCHIES) -> Path:
+    """The folder of the control group that limits the memory of a process.
+
+    :param text: its /proc/PID/cgroup.
+    """
+    entries = [line.split(":", 2) for line in text.splitlines()]
+    # The older hierarchies have one for memory, the newer one has none by name.
+    older = [group for _, controllers, group in entries if "memory" in controllers.split(",")]
+    newer = [group for _, controllers, group in entries if not controllers]
+    group, *_ = older or newer or [""]
+    return hierarchies / ("memory" if older else "") / group.lstrip("/")
+
+
+def memory_kills(hierarchies: Path = HIERARCHIES, process: Path = Path("/proc/self")) -> tuple[int, int]:
     """Number of the control group that this process is in, and how many of the group's the kernel killed for memory."""
-    for line in (process / "cgroup").read_text(encoding="utf-8").splitlines():
-        _, controllers, group = line.split(":", 2)
-        # The older hierarchies have one for memory, the newer one has none by name.
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        folder = hierarchies / ("memory" if controllers else "") / group.lstrip("/")
-        for file in ("memory.oom_control", "memory.events"):
-            if (folder / file).is_file():
-                said = dict(entry.split() for entry in (folder / file).read_text(encoding="utf-8").splitlines())
-                return folder.stat().st_ino, int(said.get("oom_kill", "0"))
+    folder = memory_group((process / "cgroup").read_text(encoding="utf-8"), hierarchies)
+    for file in ("memory.oom_control", "memory.events"):
+        if (folder / file).is_file():
+            said = dict(entry.split() for entry in (folder / file).read_text(encoding="utf-8").splitlines())
+            return folder.stat().st_ino, int(said.get("oom_kill", "0"))
     return 0, 0
 
 
@@ -253,6 +263,15 @@ def ending(unit: Unit, definition: Mapping[str, Any], folder: Path) -> str:
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
+def counter(name: str, what: str, counts: Iterable[tuple[str, str, int]]) -> list[str]:
+    """A counter of services in Prometheus' text format.
+
+    :param counts: service, host and count of each.
+    """
+    lines = [f"# HELP {name} {what}", f"# TYPE {name} counter"]
+    return lines + [f'{name}{{service="{service}",host="{host}"}} {count}' for service, host, count in counts]
+
+
 class Watch:
     """The states of a root's services, told again and again.
 
@@ -295,20 +314,17 @@ class Watch:
             for state in STATES:
                 labels = f'service="{folder.name}",host="{definition["host"]}",state="{state}"'
                 lines.append(f"runbook_service_state{{{labels}}} {int(state == current)}")
-        lines += [
-            "# HELP runbook_service_starts_total Processes spawned since the supervisor was started.",
-            "# TYPE runbook_service_starts_total counter",
-        ]
-        for folder, definition in services.items():
-            labels = f'service="{folder.name}",host="{definition["host"]}"'
-            lines.append(f"runbook_service_starts_total{{{labels}}} {self._starts[folder.name]}")
-        lines += [
-            "# HELP runbook_service_memory_kills_total Ends for which the kernel killed a process for memory.",
-            "# TYPE runbook_service_memory_kills_total counter",
-        ]
-        for folder, definition in services.items():
-            labels = f'service="{folder.name}",host="{definition["host"]}"'
-            lines.append(f"runbook_service_memory_kills_total{{{labels}}} {read_end(folder).kills}")
+        hosts = {folder: str(definition["host"]) for folder, definition in services.items()}
+        lines += counter(
+            "runbook_service_starts_total",
+            "Processes spawned since the supervisor was started.",
+            ((folder.name, host, self._starts[folder.name]) for folder, host in hosts.items()),
+        )
+        lines += counter(
+            "runbook_service_memory_kills_total",
+            "Ends for which the kernel killed a process for memory.",
+            ((folder.name, host, read_end(folder).kills) for folder, host in hosts.items()),
+        )
         return "\n".join(lines) + "\n"
 
     def _count(self, service: str, unit: Unit) -> None:
