@@ -102,11 +102,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def summary(config: pytest.Config) -> list[str]:
-    """Return what the run has proven: seconds of each scenario, ids of the faults, and the seconds of all."""
+    """Return what the run has proven: seconds of each scenario, what failed, ids of the faults, the seconds of all."""
     reports = [report for some in _reports(config).values() for report in some]
     scenarios = {scenario["name"]: scenario for report in reports for scenario in _properties(report, "scenario")}
     proven, unproven = _faults(config)
     lines = [f"scenario {name}: {scenario['seconds']:.0f} s" for name, scenario in sorted(scenarios.items())]
+    # What a machine keeps of a long output is its end.
+    for name, scenario in sorted(scenarios.items()):
+        head, *said = scenario.get("failed") or [""]
+        lines += [f"scenario {name} failed in {head}", *(f"  {line}" for line in said)] if head else []
     if proven or unproven:
         lines.append(f"faults proven: {', '.join(proven) or 'none'}")
     if unproven:

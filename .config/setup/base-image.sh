@@ -49,9 +49,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 lines_of_release "$codename" "${lists[@]}" </dev/null >"$work/machine.list"
 stanzas_of_release "$codename" "${stanzas[@]}" </dev/null >"$work/machine.sources"
-# How this machine reaches them: proxies, checks, retries. It stays in the image, which stays on this machine.
+# How this machine reaches them: proxies, checks. It stays in the image, which stays on this machine.
 apt-config dump --format '%F "%v";%n' |
-  sed -nE '/^Acquire::(https?::|ftp::|Check-|Retries|ForceIPv|Languages)/p' >"$work/apt.conf"
+  sed -nE '/^Acquire::(https?::|ftp::|Check-|ForceIPv|Languages)/p' >"$work/apt.conf"
+# In there as well, where images are built from it.
+printf 'Acquire::Retries "5";\n' >>"$work/apt.conf"
 sources=()
 for file in "$work"/machine.*; do
   [[ ! -s $file ]] || sources+=("$file")
@@ -99,7 +101,7 @@ if [[ ! -e $archive ]]; then
     options+=("--customize-hook=test -e \"\$1$keyring\" || install -D --mode=0644 '$keyring' \"\$1$keyring\"")
   done
   step "building $codename with ${packages//,/, }" \
-    mmdebstrap --quiet "${options[@]}" "$codename" "$archive.part.tar" "${sources[@]}" ||
+    persist mmdebstrap --quiet "${options[@]}" "$codename" "$archive.part.tar" "${sources[@]}" ||
     fail "mmdebstrap unable to build $codename" "mend what it says above, and run this again"
   mv "$archive.part.tar" "$archive"
 fi

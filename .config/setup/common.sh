@@ -20,6 +20,27 @@ step() {
   return "$code"
 }
 
+persist() {
+  # For what goes over a network: a second and a third try, since mirrors have short breaks.
+  local attempt pause=${STREAMOPS_RETRY_SECONDS:-10}
+  for attempt in 1 2 3; do
+    if "$@"; then
+      return
+    fi
+    if ((attempt < 3)); then
+      say "that was try $attempt of 3; the next in $pause s"
+      sleep "$pause"
+    fi
+  done
+  return 1
+}
+
+fetch_and_install() {
+  # Explicitly, since nothing ends by itself in a function whose result is asked for.
+  apt-get update --quiet || return
+  "$@"
+}
+
 install_packages() {
   # As root on Debian or Ubuntu; anywhere else it names the line that would do it, and fails.
   local line="apt-get install --yes --no-install-recommends $*"
@@ -33,7 +54,5 @@ install_packages() {
   fi
   printf 'Installing: %s\n' "$*"
   export DEBIAN_FRONTEND=noninteractive
-  # Explicitly, since nothing ends by itself in a function whose result is asked for.
-  apt-get update --quiet || return
-  $line
+  persist fetch_and_install $line
 }

@@ -9,6 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 SETUP = ROOT / ".config" / "setup"
+# What fails in a test fails again at once.
+ENVIRONMENT = {"STREAMOPS_RETRY_SECONDS": "0"}
 
 
 class Machine:
@@ -20,7 +22,7 @@ class Machine:
 
     def __init__(self, folder: Path, programs: Iterable[str]) -> None:
         self.folder = folder
-        self.environment: dict[str, str] = {}
+        self.environment: dict[str, str] = dict(ENVIRONMENT)
         for name in programs:
             found = shutil.which(name)
             assert found is not None, name

@@ -63,7 +63,7 @@ class Machine(support.Machine):
         super().__init__(programs, (*BASE, *MORE))
         (self.files / "etc/os-release").write_text("ID=debian\nVERSION_CODENAME=bookworm\n")
         self.images.touch()
-        self.environment = {"STREAMOPS_IMAGE_MACHINE": str(self.files), "STREAMOPS_CACHE": str(self.cache)}
+        self.environment |= {"STREAMOPS_IMAGE_MACHINE": str(self.files), "STREAMOPS_CACHE": str(self.cache)}
         self.environment["HOME"] = str(folder)
         self.add("id", "echo 1000")
         self.add(
@@ -142,6 +142,15 @@ def test_a_build_that_failed_is_no_image(machine: Machine) -> None:
     assert machine.images.read_text() == ""
 
 
+def test_a_mirror_with_a_short_break_is_asked_again(machine: Machine) -> None:
+    build = (machine.folder / "mmdebstrap").read_text().partition("\n")[2]
+    machine.add("mmdebstrap", f"[[ -e {machine.seen}/tried ]] || {{ : >{machine.seen}/tried; exit 25; }}\n{build}")
+    done = machine.base()
+    assert done.returncode == 0, done.stderr
+    assert "that was try 1 of 3" in done.stderr
+    assert machine.calls() == ["mmdebstrap", "import"]
+
+
 def test_only_the_releases_own_sources_are_used(machine: Machine) -> None:
     machine.sources(f"{STANZA}\n{OTHERS}")
     machine.sources(LINES, "sources.list")
@@ -177,6 +186,7 @@ def test_how_sources_are_reached_comes_along(machine: Machine) -> None:
     assert (machine.seen / "options").read_text().splitlines() == [
         'Acquire::http::Proxy "http://192.0.2.1:3142";',
         'Acquire::Check-Date "false";',
+        'Acquire::Retries "5";',
     ]
 
 
@@ -184,7 +194,7 @@ def test_the_name_changes_with_what_it_is_made_from(machine: Machine) -> None:
     first = machine.base().stdout
     machine.sources(STANZA.replace("mirror.example", "another.example"))
     second = machine.base().stdout
-    (machine.files.parent / "apt").write_text('Acquire::Retries "3";\n')
+    (machine.files.parent / "apt").write_text('Acquire::Languages "none";\n')
     third = machine.base().stdout
     assert len({first, second, third}) == 3
 

@@ -32,7 +32,7 @@ class Machine(support.Machine):
         (self.files / "proc/self/ns/mnt").touch()
         self.log = folder / "calls"
         self.answers = folder / "answers"
-        self.environment = {"STREAMOPS_ENGINE_MACHINE": str(self.files), "STREAMOPS_ENGINE_PATIENCE": "1"}
+        self.environment |= {"STREAMOPS_ENGINE_MACHINE": str(self.files), "STREAMOPS_ENGINE_PATIENCE": "1"}
         self.add("id", 'test "$1" = -u && echo 0 || echo root')
 
     def client(self) -> None:
@@ -161,9 +161,11 @@ def test_an_installation_that_brings_nothing_is_not_believed(machine: Machine) -
 
 
 def test_an_installation_that_fails_is_named(machine: Machine) -> None:
-    machine.add("apt-get", "exit 100")
+    machine.add("apt-get", f'echo "$1" >>{machine.log}; exit 100')
     done = machine.engine()
     assert done.returncode == 1
+    assert "that was try 2 of 3" in done.stdout
+    assert machine.calls() == ["update"] * 3
     assert "found apt-get unable to install docker.io iptables" in done.stderr
 
 

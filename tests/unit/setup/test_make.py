@@ -184,6 +184,21 @@ class TestSummary:
         assert re.fullmatch(r"all of it: \d+ s", lines[-2])
         assert lines[-1] == "5 passed, 1 failed"
 
+    def test_the_end_says_why_a_scenario_failed(self, tmp_path: Path) -> None:
+        tests = (
+            "def test_scenario(record_property):\n"
+            "    said = ['prepare: TASK [Deploy]', 'fatal: [localhost]: FAILED!']\n"
+            "    record_property('scenario', {'name': 'default', 'seconds': 12.3, 'failed': said})\n"
+            "    assert False\n"
+        )
+        code, lines = self.lines(tmp_path, tests)
+        assert code == 1
+        assert lines[-5:-2] == [
+            "scenario default: 12 s",
+            "scenario default failed in prepare: TASK [Deploy]",
+            "  fatal: [localhost]: FAILED!",
+        ]
+
     def test_what_was_measured_of_faults_is_kept(self, tmp_path: Path) -> None:
         self.lines(tmp_path, self.TESTS)
         kept = json.loads((tmp_path / ".cache" / "evidence" / "faults.json").read_text())

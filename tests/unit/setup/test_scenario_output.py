@@ -1,0 +1,63 @@
+"""What is read from the output of Molecule (tests/e2e/test_scenarios.py)."""
+
+from __future__ import annotations
+
+from tests.e2e import test_scenarios as scenarios
+from tests.e2e.conftest import Answer
+
+OUTPUT = """\
+INFO     [sink-down > prepare] Executing
+TASK [A file that may be there] ****
+fatal: [localhost]: FAILED! =>
+    msg: no such file
+...ignoring
+
+TASK [Deploy] ****
+[ERROR]: Task failed: Module failed: non-zero return code
+fatal: [localhost]: FAILED! =>
+    msg: non-zero return code
+    stdout: |-
+        TASK [Nested] ****
+        fatal: [kafka-1]: FAILED! => no space left
+
+PLAY RECAP ****
+localhost : ok=1 failed=1
+ERROR    [sink-down > prepare] Executed: Failed
+INFO     [sink-down > cleanup] Executing
+TASK [Heal] ****
+ok: [localhost]
+INFO     [sink-down > cleanup] Executed: Successful
+"""
+
+
+def read(output: str) -> scenarios.Measured:
+    lines = output.splitlines(keepends=True)
+    return scenarios.measured(Answer(2, tuple((float(moment), line) for moment, line in enumerate(lines)), 9.0))[
+        "sink-down"
+    ]
+
+
+def test_the_task_at_which_a_scenario_failed_is_told_with_what_was_nested_in_it() -> None:
+    assert read(OUTPUT).failed == [
+        "prepare: TASK [Deploy]",
+        "[ERROR]: Task failed: Module failed: non-zero return code",
+        "fatal: [localhost]: FAILED! =>",
+        "    msg: non-zero return code",
+        "    stdout: |-",
+        "        TASK [Nested] ****",
+        "        fatal: [kafka-1]: FAILED! => no space left",
+        "",
+    ]
+
+
+def test_what_failed_and_was_mended_is_not_told() -> None:
+    found = read(OUTPUT.replace("Executed: Failed", "Executed: Successful"))
+    assert found.done == ["prepare", "cleanup"]
+    assert found.failed == []
+
+
+def test_of_a_long_task_the_end_is_told() -> None:
+    found = read(OUTPUT.replace("    stdout: |-\n", "    stdout: |-\n" + "        ok\n" * 500))
+    assert found.failed[0] == "prepare: TASK [Deploy]"
+    assert "no space left" in found.failed[-2]
+    assert len(found.failed) == 1 + scenarios.TOLD
