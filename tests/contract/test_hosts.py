@@ -228,6 +228,10 @@ def test_given_credentials_are_refused_by_name_until_they_are_whole_and_encrypte
     for named in (f"Credentials in {path}", "kafka.load.password: missing", "tokens.spark: still the placeholder"):
         assert named in open_ones.stdout
     assert whole["kafka"]["admin"]["password"] not in open_ones.stdout
+    (tmp_path / "vault").write_text("another one")
+    closed = precheck(tmp_path)
+    assert closed.returncode == 2
+    assert f"Credentials in {path}: found no password of the vault, or another one" in closed.stdout
     path.unlink()
     assert f"found no file {path}" in precheck(tmp_path).stdout
 
