@@ -41,7 +41,7 @@ class Producer(Protocol):
 def make_producer(endpoint: KafkaEndpoint, login: KafkaLogin, client_id: str) -> Producer:
     """A producer of kafka-python, connected.
 
-    :raises kafka.errors.KafkaError: no broker answered within five seconds.
+    :raises kafka.errors.KafkaError: no broker answered within ten seconds.
     """
     from kafka import KafkaProducer
     from kafka.errors import KafkaTimeoutError
@@ -73,7 +73,7 @@ def make_producer(endpoint: KafkaEndpoint, login: KafkaLogin, client_id: str) ->
         linger_ms=20,
         batch_size=65_536,
         max_block_ms=5_000,
-        bootstrap_timeout_ms=5_000,
+        bootstrap_timeout_ms=10_000,
         metrics_enabled=False,
     )
     return producer

@@ -57,7 +57,7 @@ class TopicReady:
                     **kafka_settings(self._endpoint, self._login),
                     client_id="iot-streaming-start",
                     request_timeout_ms=5_000,
-                    bootstrap_timeout_ms=2_000,
+                    bootstrap_timeout_ms=10_000,
                 )
             answer = self._admin.describe_topics([topic])[0]
         except KafkaError as error:

@@ -29,7 +29,7 @@ class GroupOffsets(Protocol):
 class KafkaGroupOffsets:
     """Commits to Kafka by the admin protocol.
 
-    :raises kafka.errors.KafkaError: no broker answered within five seconds.
+    :raises kafka.errors.KafkaError: no broker answered within ten seconds.
     """
 
     def __init__(self, endpoint: KafkaEndpoint, login: KafkaLogin) -> None:
@@ -40,7 +40,7 @@ class KafkaGroupOffsets:
             **kafka_settings(endpoint, login),
             client_id="iot-streaming-offsets",
             request_timeout_ms=5_000,
-            bootstrap_timeout_ms=5_000,
+            bootstrap_timeout_ms=10_000,
         )
 
     def commit(self, offsets: EndOffsets) -> None:

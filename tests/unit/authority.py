@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
+import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -148,3 +151,36 @@ def serving(
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def ask_the_silent(connect: Callable[[list[str]], object], monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Have a client of kafka-python connect to two machines that take connections and say nothing, one by one.
+
+    :param connect: gets the addresses, and ends by an error.
+    :returns: that error; empty when it did not end in ten seconds.
+    :raises BlockingIOError: when the second was never asked.
+    """
+    raised: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            connect(addresses)
+        except Exception as error:  # noqa: BLE001  whatever it is, the test looks at it
+            raised.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as first, socket.create_server(("127.0.0.1", 0)) as second:
+        ports = [first.getsockname()[1], second.getsockname()[1]]
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        turns = itertools.chain(ports, itertools.repeat(ports[1]))
+
+        def choice(brokers: list[Any]) -> Any:
+            turn = next(turns)
+            return next(broker for broker in brokers if broker.port == turn)
+
+        monkeypatch.setattr("kafka.net.manager.random.choice", choice)
+        thread = threading.Thread(target=attempt, daemon=True)
+        thread.start()
+        thread.join(10)
+        second.setblocking(False)
+        second.accept()[0].close()
+    return raised

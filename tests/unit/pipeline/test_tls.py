@@ -18,18 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka.errors import KafkaTimeoutError
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from pipeline import certificates, config, exporter, metrics
 from pipeline.certificates import Certificate, CertificateCollector, Place
-from pipeline.clients import delta_storage_options, kafka_settings
+from pipeline.clients import connect_admin, delta_storage_options, kafka_settings
 from pipeline.errors import ConfigError, Unavailable
 from pipeline.inbox import Inbox, MessageFile, Server
 from pipeline.objectstore import ObjectStore
 from pipeline.streaming import session
 from pipeline.streaming.source import kafka_options
 from pipeline.tables import open_table
-from tests.unit.authority import Authority, serving
+from tests.unit.authority import Authority, ask_the_silent, serving
 from tests.unit.pipeline.support import endpoints
 from tests.unit.pipeline.test_config import streaming
 from tests.unit.pipeline.test_exporter import settings as exporter_settings
@@ -109,6 +110,18 @@ def test_half_of_tls_is_refused(authority: Authority, part: str, value: dict[str
 
 
 # Clients
+
+
+def test_a_machine_that_takes_connections_and_says_nothing_keeps_nobody_from_asking_another(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = with_tls(authority.issue("ops-1"))
+
+    def connect(addresses: list[str]) -> object:
+        values["kafka"]["bootstrap"] = ",".join(addresses)
+        return connect_admin(parsed(values).kafka, KAFKA, "test", 1.0)
+
+    assert [type(error) for error in ask_the_silent(connect, monkeypatch)] == [KafkaTimeoutError]
 
 
 def test_kafka_clients_trust_our_authority_and_look_at_the_name(authority: Authority) -> None:

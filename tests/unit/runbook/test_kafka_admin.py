@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.kafka_admin impo
 )
 from kafka import errors
 
+from tests.unit.authority import Authority, ask_the_silent
 from tests.unit.runbook.support import Clock
 
 EVENTS = Topic("iot-events", 6, 3, {"min.insync.replicas": "2", "retention.ms": "604800000"})
@@ -365,6 +367,16 @@ def test_a_failed_connection_leaves_no_thread_and_prints_nothing(caplog: pytest.
         if thread.name.startswith("kafka-io"):
             thread.join(3)
     assert threading.active_count() == before
+
+
+def test_a_machine_that_takes_connections_and_says_nothing_keeps_nobody_from_asking_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Authority(tmp_path).issue("ops-1")
+    raised = ask_the_silent(
+        lambda addresses: kafka_admin.connect(addresses, "admin", "secret", 1.0, files=files), monkeypatch
+    )
+    assert [type(error) for error in raised] == [errors.KafkaTimeoutError]
 
 
 # The gate

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import re
+import ssl
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
@@ -70,6 +71,39 @@ class Denied(RunbookError):
 # Clients
 
 
+def patient_client(setup_seconds: float, **configs: Any) -> Any:
+    """The inner client of kafka-python, with an end to each attempt to connect.
+
+    The library (3.0.12) gives the first connection all the time that there is, and the TLS handshake on it no end at
+    all: with a machine that is paused, whose kernel takes connections, it would wait for as long as that, and ask
+    nobody else. The pipeline, which stands alone, has the same in pipeline/clients.py.
+
+    :param setup_seconds: how long a connection may take, and the handshake on it.
+    :param configs: as the library hands them over.
+    """
+    from kafka.net.compat import KafkaNetClient
+    from kafka.net.selector import NetworkSelector
+
+    # No setting of the outer clients, but one of what they are made of.
+    configs["socket_connection_setup_timeout_ms"] = int(setup_seconds * 1000)
+
+    class PatientSelector(NetworkSelector):  # type: ignore[misc]
+        """Waits for the other side of a handshake for a while, and for what comes after it as the library says."""
+
+        def wait_read(self, fileobj: Any, timeout_at: float | None = None) -> Any:
+            if timeout_at is None and isinstance(fileobj, ssl.SSLSocket) and fileobj.version() is None:
+                timeout_at = time.monotonic() + setup_seconds
+            return super().wait_read(fileobj, timeout_at)
+
+        def wait_write(self, fileobj: Any, timeout_at: float | None = None) -> Any:
+            # Of a connection on its way, which is given all the time there is: none would be left for another broker.
+            if timeout_at is not None:
+                timeout_at = min(timeout_at, time.monotonic() + setup_seconds)
+            return super().wait_write(fileobj, timeout_at)
+
+    return KafkaNetClient(net=PatientSelector(**configs), **configs)
+
+
 def connect(
     bootstrap: str | Sequence[str],
     username: str,
@@ -90,12 +124,12 @@ def connect(
     """
     from kafka.admin import KafkaAdminClient
     from kafka.errors import KafkaError
-    from kafka.net.compat import KafkaNetClient
 
     made: list[Any] = []
 
     def remembered(**configs: Any) -> Any:
-        made.append(KafkaNetClient(**configs))
+        # One that takes the connection and says nothing leaves time for another one.
+        made.append(patient_client(timeout / 2, **configs))
         return made[-1]
 
     servers = bootstrap.split(",") if isinstance(bootstrap, str) else list(bootstrap)
