@@ -60,7 +60,7 @@ def inject(root: Path, sign: signal.Signals, services: set[str], host: str | Non
 
 
 def end_load(root: Path, patience: float = 30.0) -> list[str]:
-    """End the load of a scenario that failed half-way; returns what was ended."""
+    """End the load of a scenario, which still waits for what is on its way; returns what was ended."""
     endpoints = str(root.resolve() / "endpoints.json")
     loads = []
     for process in psutil.process_iter():
