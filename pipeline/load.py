@@ -157,7 +157,20 @@ class Load:
         self._sent += len(events)
         for event in events:
             self._open[(event.device_id, event.sequence)] = None
-        return all(self._sender.send(event) for event in events)
+        for position, event in enumerate(events):
+            if not self._sender.send(event):
+                self._take_back(events[position:])
+                return False
+        return True
+
+    def _take_back(self, events: list[Event]) -> None:
+        """Stopped before these were handed over: Kafka never saw them, and nobody waits for them.
+
+        The ledger has them as sent, which it says before; they need not be in the table for that.
+        """
+        self._sent -= len(events)
+        for event in events:
+            del self._open[event.device_id, event.sequence]
 
     def _acked(self, event: Event, partition: int, offset: int) -> None:
         self._ledger.acked(event, partition, offset)
