@@ -21,15 +21,16 @@ step() {
 }
 
 persist() {
-  # For what goes over a network: a second and a third try, since mirrors have short breaks.
+  # For what goes over a network: up to four tries, ever further apart, since mirrors have breaks of seconds.
   local attempt pause=${STREAMOPS_RETRY_SECONDS:-10}
-  for attempt in 1 2 3; do
+  for attempt in 1 2 3 4; do
     if "$@"; then
       return
     fi
-    if ((attempt < 3)); then
-      say "that was try $attempt of 3; the next in $pause s"
+    if ((attempt < 4)); then
+      say "that was try $attempt of 4; the next in $pause s"
       sleep "$pause"
+      pause=$((2 * pause))
     fi
   done
   return 1
