@@ -16,8 +16,15 @@ _BEGAN = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Have one scenario run alone: ``--scenario hosts``."""
+    """Have one scenario run alone (``--scenario hosts``), or all but some (``--exclude-scenario containers``)."""
     parser.addoption("--scenario", default="", help="run this scenario of Molecule and no other (tests/e2e)")
+    parser.addoption(
+        "--exclude-scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave this one out; it counts as skipped",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

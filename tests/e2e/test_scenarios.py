@@ -1,8 +1,8 @@
 """Each Molecule scenario is a test of its own: a real fault, the real procedure, verified by data.
 
-All but those of ``APART`` run in one ``molecule test --all`` on one lab, or one alone (``--scenario``). A scenario has
-passed when each action of its sequence was executed with success: Molecule's own recap counts differently after a
-failure.
+All but those of ``APART`` run in one ``molecule test --all`` on one lab, without those that are left out
+(``--exclude-scenario``), or one alone (``--scenario``). A scenario has passed when each action of its sequence was
+executed with success: Molecule's own recap counts differently after a failure.
 """
 
 from __future__ import annotations
@@ -113,18 +113,27 @@ def measured(answer: Answer) -> dict[str, Measured]:
     return found
 
 
+def left_out(config: pytest.Config) -> tuple[str, ...]:
+    """Return the scenarios that a run does not take; one alone leaves out none."""
+    excluded: list[str] = config.getoption("--exclude-scenario")
+    return () if config.getoption("--scenario") else (*APART, *excluded)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Make a test of every scenario, or of the one that is to run alone."""
     if "scenario" not in metafunc.fixturenames:
         return
     alone = str(metafunc.config.getoption("--scenario"))
-    if alone and alone not in SCENARIOS:
-        raise pytest.UsageError(f"--scenario {alone}: expected one of {', '.join(SCENARIOS)}")
+    excluded: list[str] = metafunc.config.getoption("--exclude-scenario")
+    for name in [alone, *excluded]:
+        if name and name not in SCENARIOS:
+            raise pytest.UsageError(f"scenario {name}: expected one of {', '.join(SCENARIOS)}")
     params = []
     for name in [alone] if alone else SCENARIOS:
         marks = [pytest.mark.fault(fault) for fault in faults(name)]
-        left_out = name in APART and not alone
-        params.append(pytest.param(name, marks=pytest.mark.skip(reason=f"make test-{name}") if left_out else marks))
+        if name in left_out(metafunc.config):
+            marks = [pytest.mark.skip(reason=f"make test-{name}" if name in APART else f"--exclude-scenario {name}")]
+        params.append(pytest.param(name, marks=marks))
     metafunc.parametrize("scenario", params)
 
 
@@ -134,7 +143,8 @@ def molecule(request: pytest.FixtureRequest) -> Answer:
     alone = str(request.config.getoption("--scenario"))
     lab: Lab = request.getfixturevalue("bare_lab" if alone in APART else "lab")
     environment = {"MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache" / "molecule"), "NO_COLOR": "1"}
-    which = [f"--scenario-name={alone}"] if alone else ["--all", *(f"--exclude={name}" for name in APART)]
+    without = [f"--exclude={name}" for name in left_out(request.config)]
+    which = [f"--scenario-name={alone}"] if alone else ["--all", *without]
     (ROOT / ".cache" / "molecule" / "state.yml").unlink(missing_ok=True)
     return lab.run("molecule", "test", *which, live=True, more=environment)
 

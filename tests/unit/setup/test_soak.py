@@ -49,6 +49,15 @@ def test_a_scenario_that_failed_is_named(tmp_path: Path) -> None:
     assert one.line(5).endswith("1 of 2 scenarios passed, left out: hosts; not whole: sink-down")
 
 
+def test_what_is_excluded_is_told_to_the_tests_and_may_be_skipped(tmp_path: Path) -> None:
+    show = tmp_path / "show.py"
+    show.write_text("import os, sys; print(sys.argv[1:], os.environ['ALLOW_SKIP'])")
+    soak.go(4, [sys.executable, str(show)], ["containers"])
+    said = (tmp_path / "soak-4.log").read_text()
+    assert "'--exclude-scenario=containers'" in said
+    assert "test_scenario[hosts],test_scenario[containers]" in said
+
+
 def test_a_run_that_tested_nothing_is_not_whole(tmp_path: Path) -> None:
     (tmp_path / "soak-3.xml").write_text("left over from an earlier run")
     one = soak.go(3, [sys.executable, "-c", "pass"])
