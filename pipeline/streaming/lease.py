@@ -59,6 +59,7 @@ class Owner(BaseModel):
     :param start_ticks: when it was started, in clock ticks since the machine's start (/proc/PID/stat).
     :param boot_id: which start of which machine that was.
     :param pid_namespace: in which its pid means anything (containers of one machine share the boot id).
+    :param writable_layer: of the container that it runs in; empty outside of one.
     :param holder_id: a random name of this very holder.
     """
 
@@ -70,6 +71,7 @@ class Owner(BaseModel):
     boot_id: str
     pid_namespace: str
     holder_id: str
+    writable_layer: str = ""
 
 
 class Record(BaseModel):
@@ -218,16 +220,39 @@ def this_process(host: str) -> Owner:
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         pid_namespace=str(Path("/proc/self/ns/pid").readlink()),
         holder_id=uuid.uuid4().hex,
+        writable_layer=writable_layer(Path("/proc/self/mountinfo").read_text()),
     )
 
 
+def writable_layer(mountinfo: str) -> str:
+    """Return the folder that takes what is written to the root of this container; empty where the root is no overlay.
+
+    Of the containers of one machine no two have the same, and one that is started again keeps its own.
+
+    :param mountinfo: as of proc_pid_mountinfo(5).
+    """
+    for line in mountinfo.splitlines():
+        mount, _, source = line.partition(" - ")
+        kind, *_, options = source.split()
+        if mount.split()[4] == "/" and kind == "overlay":
+            upper = (
+                option.removeprefix("upperdir=") for option in options.split(",") if option.startswith("upperdir=")
+            )
+            return next(upper, "")
+    return ""
+
+
 def has_ended(owner: Owner, here: Owner) -> bool:
-    """Whether the owner was a process beside this one and is gone for certain.
+    """Whether the owner was a process of this machine, or of this container before it was started again, and is gone
+    for certain.
 
     :param here: this process.
     """
-    if (owner.host, owner.boot_id, owner.pid_namespace) != (here.host, here.boot_id, here.pid_namespace):
+    if (owner.host, owner.boot_id) != (here.host, here.boot_id):
         return False
+    if owner.pid_namespace != here.pid_namespace:
+        # A container has one such namespace at a time, and nothing outlives the end of it.
+        return bool(here.writable_layer) and owner.writable_layer == here.writable_layer
     try:
         state, *fields = _stat(owner.pid)
     except OSError:
@@ -293,7 +318,7 @@ class Lease:
         """Take the lease, or wait for it while another job has it.
 
         Another's is taken over at once when it was released, when it has expired, or when its owner
-        was a process of this host that has ended; and when it was not renewed under our eyes for its
+        was a process of this host or container that has ended; and when it was not renewed under our eyes for its
         whole life, whatever the store's clock says.
 
         :param stop: ends the wait.

@@ -37,6 +37,7 @@ from pipeline.streaming.lease import (
     boot_clock,
     has_ended,
     this_process,
+    writable_layer,
 )
 from pipeline.streaming.sink import Sink
 from tests.unit.pipeline.support import FakeClock
@@ -302,7 +303,7 @@ def test_a_job_of_this_host_that_has_ended_costs_no_time(world: World) -> None:
 
 
 def test_who_counts_as_ended() -> None:
-    here = this_process("127.0.77.31")
+    here = this_process("127.0.77.31").model_copy(update={"writable_layer": ""})
 
     def ended(**changes: Any) -> bool:
         return has_ended(here.model_copy(update=changes), here)
@@ -315,6 +316,37 @@ def test_who_counts_as_ended() -> None:
     # Nothing is known of processes elsewhere.
     for place in ({"host": "127.0.77.32"}, {"boot_id": "another"}, {"pid_namespace": "pid:[1]"}):
         assert not ended(pid=pid, start_ticks=ticks, **place)
+
+
+def test_a_container_that_was_started_again_is_known_by_its_writable_layer() -> None:
+    here = this_process("127.0.77.31").model_copy(update={"writable_layer": "/layers/a"})
+
+    def ended(**changes: Any) -> bool:
+        return has_ended(here.model_copy(update=changes), here)
+
+    assert ended(pid_namespace="pid:[1]")
+    # A process beside this one, whatever else is the same.
+    assert not ended()
+    for place in ({"host": "127.0.77.32"}, {"boot_id": "another"}, {"writable_layer": "/layers/b"}):
+        assert not ended(pid_namespace="pid:[1]", **place)
+    # An earlier release wrote none.
+    assert not ended(pid_namespace="pid:[1]", writable_layer="")
+
+
+OVERLAY = (
+    "717 600 0:61 / / rw,relatime master:1 - overlay overlay rw,lowerdir=/o/A:/o/B,upperdir=/o/2f1c/diff,workdir=/w\n"
+    "718 717 0:64 / /proc rw,nosuid - proc proc rw\n"
+    "719 717 0:70 / /mnt rw - overlay overlay rw,lowerdir=/x,upperdir=/elsewhere,workdir=/y\n"
+)
+DISK = "25 0 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,discard\n"
+
+
+@pytest.mark.parametrize(
+    ("mountinfo", "layer"),
+    [(OVERLAY, "/o/2f1c/diff"), (DISK, ""), ("", ""), (OVERLAY.replace("upperdir=/o/2f1c/diff,", ""), "")],
+)
+def test_the_writable_layer_is_that_of_the_root(mountinfo: str, layer: str) -> None:
+    assert writable_layer(mountinfo) == layer
 
 
 def test_a_zombie_has_ended_and_a_suspended_process_has_not() -> None:

@@ -74,6 +74,20 @@ def test_suspended_broker_is_restarted_and_its_dependants_only_watched() -> None
     assert verbs(made) == [("restart", "kafka-2"), ("wait", "spark-1")]
 
 
+@pytest.mark.parametrize("started", [OLD, NOW - timedelta(seconds=5)])
+def test_what_lost_its_network_is_restarted_at_once_whatever_else_is_down(started: datetime) -> None:
+    cut_off = {"state": "isolated", "detail": "cut off from network pipe", "started": started}
+    made = make(stack(kafka_2={"state": "exited"}, producer_1=cut_off), [bad("kafka"), bad("producer", "producer-1")])
+    assert verbs(made) == [("start", "kafka-2"), ("restart", "producer-1")]
+    assert made.actions[1].why == "it runs and reaches nobody (cut off from network pipe)"
+
+
+@pytest.mark.parametrize(("intent", "verb"), [("start", "restart"), ("restart", "restart"), ("stop", "stop")])
+def test_what_lost_its_network_is_no_more_than_a_process(intent: str, verb: str) -> None:
+    made = make(stack(producer_1={"state": "isolated"}), [], intent=intent)
+    assert (verb, "producer-1") in verbs(made)
+
+
 def test_young_process_is_given_its_time() -> None:
     made = make(stack(kafka_1={"started": NOW - timedelta(seconds=5)}), [bad("kafka", "kafka-1")])
     assert verbs(made) == [("wait", "kafka-1")]

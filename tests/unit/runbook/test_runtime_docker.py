@@ -499,9 +499,10 @@ def test_one_that_was_cut_off_from_its_network_joins_it_again(bed: Bed, verb: st
     definition = bed.running()
     body = bed.engine.named("clock-1")
     body["NetworkSettings"]["Networks"].clear()
-    assert bed.info(definition)["detail"] == "cut off from network pipe"
+    assert (bed.info(definition)["state"], bed.info(definition)["detail"]) == ("isolated", "cut off from network pipe")
     assert "connect clock-1 to network pipe" in getattr(bed.runtime, verb)(definition.ref).did
     assert body["NetworkSettings"]["Networks"]["pipe"]["IPAMConfig"] == {"IPv4Address": ADDRESS}
+    assert bed.info(definition)["state"] in ("starting", "running")
     assert bed.info(definition)["detail"] == ""
 
 
@@ -738,7 +739,9 @@ def test_what_holds_the_address_joins_the_network_again(
     for definition in pair:
         bed.runtime.start(definition.ref)
     bed.engine.named("monitoring-1")["NetworkSettings"]["Networks"].clear()
-    assert bed.info(first)["detail"] == bed.info(second)["detail"] == "cut off from network pipe"
+    for definition in pair:
+        info = bed.info(definition)
+        assert (info["state"], info["detail"]) == ("isolated", "cut off from network pipe")
     assert bed.runtime.start(second.ref).did == ["connect monitoring-1 to network pipe"]
     assert bed.runtime.start(first.ref).did == []
 

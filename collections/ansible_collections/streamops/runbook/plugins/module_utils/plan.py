@@ -30,6 +30,11 @@ SPARK = ("spark-master", "spark-worker")
 # The driver is spawned with Kafka and waits inside for it; only the producer waits for the gate.
 LATE = ("producer",)
 DEPENDS = {"spark-streaming": ("kafka", "minio", *SPARK), "producer": ("kafka",)}
+# A process that is there and works no more, which does not pass by itself, and what is said of it.
+STUCK = {
+    "suspended": "its process is suspended and answers nothing",
+    "isolated": "it runs and reaches nobody",
+}
 # The exit code with which the streaming job says that starting would lose or double data (sysexits EX_CONFIG).
 START_REFUSED = 78
 
@@ -157,10 +162,10 @@ def _recover(
     grace: Mapping[str, float],
 ) -> Action | None:
     name, host, state = str(service["service"]), str(service["host"]), str(service["state"])
-    if state == "suspended":
-        return Action(name, host, "restart", "its process is suspended and answers nothing")
+    detail = str(service.get("detail") or state)
+    if state in STUCK:
+        return Action(name, host, "restart", f"{STUCK[state]} ({detail})" if detail != state else STUCK[state])
     if state not in ("running", "starting"):
-        detail = str(service.get("detail") or state)
         return Action(name, host, "start", f"{state} ({detail})" if detail != state else state)
     own = [
         check
@@ -199,13 +204,13 @@ def _decide(
     name, host, state = str(service["service"]), str(service["host"]), str(service["state"])
     works = state in ("running", "starting")
     if intent == "stop":
-        occupied = works or state in ("suspended", "backoff")
+        occupied = works or state in (*STUCK, "backoff")
         return Action(name, host, "stop", f"it is {state}") if occupied else None
     if intent == "start":
-        verb = "restart" if state == "suspended" else "start"
+        verb = "restart" if state in STUCK else "start"
         return None if works else Action(name, host, verb, f"it is {state}")
     spared = name in MONITORING and not restart_monitoring
-    if intent == "restart" and not spared and (works or state == "suspended"):
+    if intent == "restart" and not spared and (works or state in STUCK):
         started = parse_timestamp(service.get("started_at"))
         if started is not None and started >= since:
             return None

@@ -89,7 +89,7 @@ class Target:
 
 
 def service_check(info: Mapping[str, Any]) -> Check:
-    """Judge a ServiceInfo: a process that runs and is not suspended."""
+    """Judge a ServiceInfo: a process that runs, is not suspended and has its network."""
     state = str(info["state"])
     detail = str(info.get("detail") or "")
     return Check(

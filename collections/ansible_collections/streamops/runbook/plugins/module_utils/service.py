@@ -45,11 +45,12 @@ _BELOW_ROOT = "a path below the host's root"
 class ServiceInfo(TypedDict):
     """What is known of one service on one host, the same for each runtime.
 
-    ``state`` is running | starting | suspended | stopped | exited | fatal | backoff | absent |
-    unknown; ``healthy`` is left null for the probes; ``started_at`` is RFC 3339 in UTC;
-    ``memory_bytes`` is the resident set of the process and its children; ``exit_code`` is that
-    of the last end, negative for a signal. ``digest_running`` is read from the process itself,
-    ``identity`` from the data on the disk: whose they are, null where they do not say.
+    ``state`` is running | starting | suspended | isolated | stopped | exited | fatal | backoff |
+    absent | unknown; what is isolated runs and has lost its network. ``healthy`` is left null for
+    the probes; ``started_at`` is RFC 3339 in UTC; ``memory_bytes`` is the resident set of the
+    process and its children; ``exit_code`` is that of the last end, negative for a signal.
+    ``digest_running`` is read from the process itself, ``identity`` from the data on the disk:
+    whose they are, null where they do not say.
     """
 
     service: str

@@ -264,7 +264,10 @@ class HostContainers:
     def cut_off(self, stored: Definition, there: Body) -> Body | None:
         """The container to connect when the service is cut off from its network; None when it is not."""
         bearer = self.bearer(stored, there)
-        return None if bearer is None or stored["network"] in bearer["NetworkSettings"]["Networks"] else bearer
+        # What another runtime deployed here names no network.
+        if bearer is None or stored["network"] is None or stored["network"] in bearer["NetworkSettings"]["Networks"]:
+            return None
+        return bearer
 
     def join(self, stored: Definition, there: Body, outcome: Outcome) -> None:
         """Connect a container that somebody has cut off from its network."""

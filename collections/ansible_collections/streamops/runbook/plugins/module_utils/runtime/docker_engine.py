@@ -426,14 +426,16 @@ class DockerRuntime:
             return "suspended", "its container is paused"
         if any(process.suspended for process in processes):
             return "suspended", "stopped by a signal (state T)"
+        if lost := self._host.lost_address(stored, there):
+            return "isolated", lost
+        if self._host.cut_off(stored, there) is not None:
+            return "isolated", f"cut off from network {stored['network']}"
         health = (there["State"].get("Health") or {}).get("Status")
         young = self._now() - started(there) < stored["start_seconds"] and health != "healthy"
-        detail = self._host.lost_address(stored, there)
-        if not detail and self._host.cut_off(stored, there) is not None:
-            detail = f"cut off from network {stored['network']}"
-        elif not detail and health == "unhealthy":
+        detail = ""
+        if health == "unhealthy":
             detail = f"nothing takes connections at port {stored['ports'][0]}"
-        elif not detail and _record(ref).oom:
+        elif _record(ref).oom:
             detail = f"started again after it was killed for memory over {stored['memory_limit']}"
         return "starting" if young else "running", detail
 
