@@ -1,8 +1,8 @@
 """Make every table of the docs from the catalog: the README's procedures, the head of each page, the faults.
 
 ``python docs/tables.py`` rewrites them; ``--check`` only says which file differs (exit code 1). ``--measured FILES``
-takes over what the last runs of all tests have measured of every fault (``.cache/evidence/faults*.json``, written by
-tests/conftest.py) and refuses what is not all of it.
+takes over what runs of the tests have measured of faults (``.cache/evidence/faults*.json``, written by
+tests/conftest.py). A row of which they hold nothing keeps what it had; what has no figures at all is named.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def unmeasured(entries: dict[str, catalog.Procedure], measured: dict[str, Any]) 
 
 
 def load_measured(*paths: Path) -> dict[str, Any]:
-    """Read figures of runs together; empty where there is no such file."""
+    """Read figures of runs together, the later ones in place of the earlier; empty where there is no such file."""
     found: dict[str, Any] = {}
     for path in paths:
         for kind, rows in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}).items():
@@ -150,17 +150,18 @@ def with_table(text: str, table: str, name: str) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when a file differs")
-    parser.add_argument("--measured", type=Path, nargs="+", help="take over these figures of runs of all scenarios")
+    parser.add_argument("--measured", type=Path, nargs="+", help="take over these figures of faults")
     given = parser.parse_args()
     check = given.check
     entries = catalog.load(ROOT / "config" / "runbook")
     if given.measured:
-        measured = load_measured(*given.measured)
-        if missing := unmeasured(entries, measured):
-            found = f"{', '.join(map(str, given.measured))}: found no figures of {'; '.join(missing)}"
-            print(f"{found}; expected those of every row. Next: make test test-hosts", file=sys.stderr)
+        if absent := [str(path) for path in given.measured if not path.exists()]:
+            print(f"{', '.join(absent)}: found no such file, expected what make test leaves", file=sys.stderr)
             return 1
-        MEASURED.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        measured = load_measured(MEASURED, *given.measured)
+        MEASURED.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if missing := unmeasured(entries, measured):
+            print(f"without figures: {'; '.join(missing)}", file=sys.stderr)
     wanted = {ROOT / "README.md": procedures_table(entries)}
     wanted[ROOT / "docs" / "faults.md"] = faults_table(entries, load_measured(MEASURED))
     wanted |= {ROOT / "docs" / "runbooks" / f"{name}.md": page_head(entry) for name, entry in entries.items()}

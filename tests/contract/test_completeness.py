@@ -121,7 +121,19 @@ def test_every_fault_is_injected_and_every_injected_one_is_described(tables: Mod
 
 def test_every_row_of_faults_has_its_figures_once_they_were_taken_over(tables: ModuleType) -> None:
     measured = tables.load_measured(tables.MEASURED)
-    assert not measured or tables.unmeasured(ENTRIES, measured) == []
+    missing = tables.unmeasured(ENTRIES, measured) if measured else []
+    # Machines of its own stand apart from `make test`.
+    assert [row for row in missing if ": hosts, " not in row] == []
+
+
+def test_figures_that_are_taken_over_replace_those_of_the_same_row(tables: ModuleType, tmp_path: Path) -> None:
+    former, later = tmp_path / "former.json", tmp_path / "later.json"
+    former.write_text('{"scenarios": {"default": {"seconds": 1}, "hosts": {"seconds": 2}}, "tests": {"a": {}}}')
+    later.write_text('{"scenarios": {"default": {"seconds": 3}}, "tests": {}}')
+    assert tables.load_measured(former, later, tmp_path / "none.json") == {
+        "scenarios": {"default": {"seconds": 3}, "hosts": {"seconds": 2}},
+        "tests": {"a": {}},
+    }
 
 
 def test_a_row_of_faults_without_figures_is_named(tables: ModuleType) -> None:
