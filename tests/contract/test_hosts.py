@@ -197,6 +197,13 @@ def test_an_inventory_without_a_control_host_is_refused_by_name(
     assert json.loads(finished.read_text())["status"] == "refused"
 
 
+def test_an_inventory_without_any_host_is_refused_by_name(tmp_path: Path) -> None:
+    (filled(tmp_path) / "hosts.yml").write_text("all: {children: {}}\n")
+    done = run(tmp_path, "ansible-playbook", "-i", "inventory/hosts", str(ROOT / "playbooks" / "health-check.yml"))
+    assert done.returncode == 3, done.stdout
+    assert "group kafka of the inventory: found no host, expected at least one host" in done.stdout
+
+
 def test_what_is_to_be_typed_names_this_inventory(tmp_path: Path) -> None:
     inventory = filled(tmp_path)
     playbook = str(ROOT / "playbooks" / "emergency-restart.yml")
