@@ -134,9 +134,26 @@ def load_measured(*paths: Path) -> dict[str, Any]:
     """Read figures of runs together, the later ones in place of the earlier; empty where there is no such file."""
     found: dict[str, Any] = {}
     for path in paths:
-        for kind, rows in (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}).items():
-            found.setdefault(kind, {}).update(rows)
-    return found
+        read = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        found.setdefault("scenarios", {}).update(read.get("scenarios", {}))
+        for name, faults in read.get("tests", {}).items():
+            found.setdefault("tests", {}).setdefault(name, {}).update(faults)
+    return {kind: rows for kind, rows in found.items() if rows}
+
+
+def of_today(entries: dict[str, catalog.Procedure], measured: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the figures of scenarios and tests that are no more."""
+    proofs = {(fault, proof) for fault, rows in fault_rows(entries).items() for proof, _ in rows}
+    names = {proof for _, proof in proofs}
+    tests = {
+        name: {fault: row for fault, row in faults.items() if (fault, name) in proofs}
+        for name, faults in measured.get("tests", {}).items()
+    }
+    scenarios = measured.get("scenarios", {})
+    return {
+        "scenarios": {name: row for name, row in scenarios.items() if name in names},
+        "tests": {name: rows for name, rows in tests.items() if rows},
+    }
 
 
 def with_table(text: str, table: str, name: str) -> str:
@@ -153,12 +170,15 @@ def main() -> int:
     parser.add_argument("--measured", type=Path, nargs="+", help="take over these figures of faults")
     given = parser.parse_args()
     check = given.check
+    if check and given.measured:
+        parser.error("--check changes nothing, --measured does: one of them")
     entries = catalog.load(ROOT / "config" / "runbook")
     if given.measured:
         if absent := [str(path) for path in given.measured if not path.exists()]:
             print(f"{', '.join(absent)}: found no such file, expected what make test leaves", file=sys.stderr)
             return 1
-        measured = load_measured(MEASURED, *given.measured)
+        newest_last = sorted(given.measured, key=lambda path: path.stat().st_mtime)
+        measured = of_today(entries, load_measured(MEASURED, *newest_last))
         MEASURED.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if missing := unmeasured(entries, measured):
             print(f"without figures: {'; '.join(missing)}", file=sys.stderr)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from pipeline.clients import kafka_settings
+from pipeline.clients import connect_admin
 from pipeline.config import KafkaEndpoint, KafkaLogin
 from pipeline.errors import Unavailable
 
@@ -47,18 +47,12 @@ class TopicReady:
 
         :raises Unavailable: no broker answers, no topic, or partitions without a leader.
         """
-        from kafka import KafkaAdminClient
         from kafka.errors import KafkaError
 
         topic = self._endpoint.topic
         try:
             if self._admin is None:
-                self._admin = KafkaAdminClient(
-                    **kafka_settings(self._endpoint, self._login),
-                    client_id="iot-streaming-start",
-                    request_timeout_ms=5_000,
-                    bootstrap_timeout_ms=10_000,
-                )
+                self._admin = connect_admin(self._endpoint, self._login, "iot-streaming-start", timeout=10.0)
             answer = self._admin.describe_topics([topic])[0]
         except KafkaError as error:
             raise Unavailable(

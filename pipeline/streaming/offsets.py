@@ -5,12 +5,13 @@ The stream itself never starts from these offsets; its checkpoint alone says whe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from pipeline.clients import kafka_settings
+from pipeline.clients import connect_admin
 from pipeline.config import KafkaEndpoint, KafkaLogin
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,8 @@ class KafkaGroupOffsets:
     """
 
     def __init__(self, endpoint: KafkaEndpoint, login: KafkaLogin) -> None:
-        from kafka import KafkaAdminClient
-
         self._group = endpoint.group
-        self._admin: Any = KafkaAdminClient(
-            **kafka_settings(endpoint, login),
-            client_id="iot-streaming-offsets",
-            request_timeout_ms=5_000,
-            bootstrap_timeout_ms=10_000,
-        )
+        self._admin: Any = connect_admin(endpoint, login, "iot-streaming-offsets", timeout=10.0)
 
     def commit(self, offsets: EndOffsets) -> None:
         """Commit; raises KafkaError when refused or not answered."""
@@ -111,8 +105,7 @@ class OffsetCommitter:
                         break
                     self._newest = self._newest or offsets
                     self._changed.wait(self._RETRY_SECONDS)
-        if self._client is not None:
-            self._client.close()
+        self._drop()
 
     def _commit(self, offsets: EndOffsets) -> bool:
         from kafka.errors import KafkaError
@@ -123,5 +116,13 @@ class OffsetCommitter:
             self._client.commit(offsets)
         except KafkaError as error:
             log.warning("offsets not committed, lag is shown too high: %s", error)
+            self._drop()
             return False
         return True
+
+    def _drop(self) -> None:
+        # It never asks again who coordinates the group, be that broker as dead as it may.
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import shlex
 import subprocess
@@ -128,11 +129,21 @@ def test_every_row_of_faults_has_its_figures_once_they_were_taken_over(tables: M
 
 def test_figures_that_are_taken_over_replace_those_of_the_same_row(tables: ModuleType, tmp_path: Path) -> None:
     former, later = tmp_path / "former.json", tmp_path / "later.json"
-    former.write_text('{"scenarios": {"default": {"seconds": 1}, "hosts": {"seconds": 2}}, "tests": {"a": {}}}')
-    later.write_text('{"scenarios": {"default": {"seconds": 3}}, "tests": {}}')
-    assert tables.load_measured(former, later, tmp_path / "none.json") == {
+    file = "tests/e2e/test_refusals.py"
+    former.write_text(
+        json.dumps(
+            {
+                "scenarios": {"default": {"seconds": 1}, "hosts": {"seconds": 2}, "gone": {"seconds": 9}},
+                "tests": {file: {"19": {"tests": 1}, "30": {"tests": 1}, "gone": {"tests": 1}}, "gone.py": {"19": {}}},
+            }
+        )
+    )
+    later.write_text(json.dumps({"scenarios": {"default": {"seconds": 3}}, "tests": {file: {"19": {"tests": 2}}}}))
+    measured = tables.load_measured(former, later, tmp_path / "none.json")
+    # Of what is no more nothing is kept.
+    assert tables.of_today(ENTRIES, measured) == {
         "scenarios": {"default": {"seconds": 3}, "hosts": {"seconds": 2}},
-        "tests": {"a": {}},
+        "tests": {file: {"19": {"tests": 2}, "30": {"tests": 1}}},
     }
 
 

@@ -141,6 +141,7 @@ class FakeGroup:
     def __init__(self, failures: int = 0) -> None:
         self.failures = failures
         self.committed: list[EndOffsets] = []
+        self.closed = False
 
     def commit(self, offsets: EndOffsets) -> None:
         if self.failures:
@@ -149,7 +150,7 @@ class FakeGroup:
         self.committed.append(offsets)
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 def test_the_newest_offsets_are_committed_before_the_end() -> None:
@@ -171,6 +172,25 @@ def test_a_failed_commit_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None
         time.sleep(0.01)
     committer.close()
     assert group.committed == [{"iot-events": {"0": 5}}]
+
+
+def test_whoever_failed_to_commit_is_let_go_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OffsetCommitter, "_RETRY_SECONDS", 0.01)
+    made: list[FakeGroup] = []
+
+    def connect() -> FakeGroup:
+        # The first one knows none but a coordinator that is dead for good.
+        made.append(FakeGroup(failures=0 if made else 10**9))
+        return made[-1]
+
+    committer = OffsetCommitter(connect)
+    committer.offer({"iot-events": {"0": 5}})
+    deadline = time.monotonic() + 5
+    while len(made) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    committer.close()
+    assert [group.closed for group in made] == [True, True]
+    assert made[1].committed == [{"iot-events": {"0": 5}}]
 
 
 def test_a_kafka_that_is_away_does_not_hold_up_the_end() -> None:

@@ -79,13 +79,19 @@ def test_what_lost_its_network_is_restarted_at_once_whatever_else_is_down(starte
     cut_off = {"state": "isolated", "detail": "cut off from network pipe", "started": started}
     made = make(stack(kafka_2={"state": "exited"}, producer_1=cut_off), [bad("kafka"), bad("producer", "producer-1")])
     assert verbs(made) == [("start", "kafka-2"), ("restart", "producer-1")]
-    assert made.actions[1].why == "it runs and reaches nobody (cut off from network pipe)"
+    assert made.actions[1].why == "it runs and reaches nobody: cut off from network pipe"
 
 
 @pytest.mark.parametrize(("intent", "verb"), [("start", "restart"), ("restart", "restart"), ("stop", "stop")])
 def test_what_lost_its_network_is_no_more_than_a_process(intent: str, verb: str) -> None:
     made = make(stack(producer_1={"state": "isolated"}), [], intent=intent)
     assert (verb, "producer-1") in verbs(made)
+
+
+@pytest.mark.parametrize("state", ["suspended", "isolated"])
+def test_restart_all_takes_what_is_stuck_whenever_it_started(state: str) -> None:
+    made = make(stack(kafka_1={"state": state, "started": NOW + timedelta(seconds=1)}), [], intent="restart")
+    assert ("restart", "kafka-1") in verbs(made)
 
 
 def test_young_process_is_given_its_time() -> None:
@@ -142,6 +148,15 @@ def test_dead_worker_is_left_out_and_the_stream_keeps_going() -> None:
     services = [info for info in [*stack(), *spark()] if info["host"] != "spark-3"]
     gone = Check("service.running", "spark-worker", "spark-3", False, "the host can't be reached", "running")
     assert make(services, [gone], unreachable={"spark-3": ["spark-worker"]}, voters=BROKERS).actions == ()
+
+
+def test_what_lost_another_node_of_its_own_is_waited_for() -> None:
+    services = [*stack(), service("minio", "minio-2"), service("minio", "minio-3")]
+    gone = Check("service.running", "minio", "minio-4", False, "the host can't be reached", "running")
+    silent = bad("minio", "minio-1", "minio.write_quorum", "timed out")
+    made = make(services, [gone, silent], unreachable={"minio-4": ["minio"]}, voters=BROKERS)
+    assert verbs(made) == [("wait", "minio-1")]
+    assert verbs(make(services, [silent])) == [("restart", "minio-1")]
 
 
 def test_start_never_restarts_what_runs() -> None:

@@ -436,6 +436,20 @@ def test_since_spares_what_was_started_later(bed: Bed) -> None:
     assert bed.runtime.restart(definition.ref, since=bed.now).did == ["stop clock", "start clock"]
 
 
+def test_since_spares_nothing_that_is_stuck(bed: Bed) -> None:
+    definition = bed.running()
+    body = bed.engine.named("clock-1")
+    # Docker itself may have started it again meanwhile, off its network as before.
+    body["NetworkSettings"]["Networks"].clear()
+    assert bed.runtime.restart(definition.ref, since=bed.now - 120).did == ["connect clock-1 to network pipe"]
+    body["State"].update(Paused=True, Status="paused")
+    assert bed.runtime.restart(definition.ref, since=bed.now - 120).did == ["unpause clock-1"]
+    body["stat"] = "Tl"
+    pid = bed.info(definition)["pid"]
+    did = bed.runtime.restart(definition.ref, since=bed.now - 120).did
+    assert did == ["stop clock", f"kill suspended {pid}", "start clock"]
+
+
 def test_a_restart_whose_image_is_gone_stops_nothing(bed: Bed) -> None:
     definition = bed.running()
     bed.engine.images.clear()

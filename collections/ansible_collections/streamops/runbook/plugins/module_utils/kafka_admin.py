@@ -128,8 +128,8 @@ def connect(
     made: list[Any] = []
 
     def remembered(**configs: Any) -> Any:
-        # One that takes the connection and says nothing leaves time for another one.
-        made.append(patient_client(timeout / 2, **configs))
+        # One that takes the connection and says nothing leaves time for another one, where there is one.
+        made.append(patient_client(timeout / min(2, len(servers)), **configs))
         return made[-1]
 
     servers = bootstrap.split(",") if isinstance(bootstrap, str) else list(bootstrap)

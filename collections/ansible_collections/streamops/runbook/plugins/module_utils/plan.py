@@ -30,11 +30,8 @@ SPARK = ("spark-master", "spark-worker")
 # The driver is spawned with Kafka and waits inside for it; only the producer waits for the gate.
 LATE = ("producer",)
 DEPENDS = {"spark-streaming": ("kafka", "minio", *SPARK), "producer": ("kafka",)}
-# A process that is there and works no more, which does not pass by itself, and what is said of it.
-STUCK = {
-    "suspended": "its process is suspended and answers nothing",
-    "isolated": "it runs and reaches nobody",
-}
+# A process that is there and works no more, which does not pass by itself.
+STUCK = ("suspended", "isolated")
 # The exit code with which the streaming job says that starting would lose or double data (sysexits EX_CONFIG).
 START_REFUSED = 78
 
@@ -163,8 +160,10 @@ def _recover(
 ) -> Action | None:
     name, host, state = str(service["service"]), str(service["host"]), str(service["state"])
     detail = str(service.get("detail") or state)
-    if state in STUCK:
-        return Action(name, host, "restart", f"{STUCK[state]} ({detail})" if detail != state else STUCK[state])
+    if state == "suspended":
+        return Action(name, host, "restart", "its process is suspended and answers nothing")
+    if state == "isolated":
+        return Action(name, host, "restart", f"it runs and reaches nobody: {detail}")
     if state not in ("running", "starting"):
         return Action(name, host, "start", f"{state} ({detail})" if detail != state else state)
     own = [
@@ -184,9 +183,9 @@ def _recover(
     sick = [needed for needed in needs if needed in {check.service for check in failed}]
     if sick:
         return Action(name, host, "wait", f"{' and '.join(sick)} first: {seen}")
-    short = [needed for needed in needs if needed in weak]
+    short = [needed for needed in (*needs, name) if needed in weak]
     if short:
-        # A client takes up to a minute to give up a machine that is gone and to find the others.
+        # A client, or another node, takes up to a minute to give up a machine that is gone and to find the others.
         return Action(name, host, "wait", f"{' and '.join(short)} lost a host, and it may find the others: {seen}")
     return Action(name, host, "restart", seen)
 
@@ -210,7 +209,7 @@ def _decide(
         verb = "restart" if state in STUCK else "start"
         return None if works else Action(name, host, verb, f"it is {state}")
     spared = name in MONITORING and not restart_monitoring
-    if intent == "restart" and not spared and (works or state in STUCK):
+    if intent == "restart" and not spared and works:
         started = parse_timestamp(service.get("started_at"))
         if started is not None and started >= since:
             return None

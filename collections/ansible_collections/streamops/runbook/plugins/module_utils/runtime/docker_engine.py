@@ -177,7 +177,10 @@ class DockerRuntime:
             image = self._host.image(stored)
             there = self._host.find(ref)
             if since is not None and there is not None and _lives(there) and started(there) >= since:
-                return outcome
+                suspended = any(process.suspended for process in self._host.processes(there))
+                if not suspended and not self._host.lost_address(stored, there):
+                    self._mend(stored, there, outcome, check)
+                    return outcome
             self._stop(ref, stored, outcome, timeout, check)
             self._start_stopped(ref, stored, image, outcome, timeout, check)
         return outcome

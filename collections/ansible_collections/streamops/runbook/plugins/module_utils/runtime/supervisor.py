@@ -248,7 +248,7 @@ class SupervisorRuntime:
                         self._reload(ref, daemon)
                     if since is not None and program is not None and program["pid"]:
                         process = alive(program["pid"])
-                        if process is not None and process.create_time() >= since:
+                        if process is not None and process.create_time() >= since and not suspended(process.pid):
                             return outcome
                 except _Silent:
                     daemon = None

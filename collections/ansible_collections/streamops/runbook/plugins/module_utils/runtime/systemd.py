@@ -206,7 +206,8 @@ class SystemdRuntime:
                 # A unit that can't be loaded is found before the service is stopped.
                 self._load(ref)
             process = alive(self._show(ref).pid) if since is not None else None
-            if process is not None and since is not None and process.create_time() >= since:
+            young = process is not None and since is not None and process.create_time() >= since
+            if process is not None and young and not suspended(process.pid):
                 return outcome
             self._stop(ref, outcome, timeout, check)
             self._start_stopped(ref, stored, outcome, timeout, check)
