@@ -203,6 +203,8 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    # Alerts come in bursts, and five that wait, the library's own, are few on a busy machine.
+    request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], inbox: Inbox, tls: Tls | None = None) -> None:
         self.inbox = inbox

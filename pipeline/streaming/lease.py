@@ -251,8 +251,8 @@ def has_ended(owner: Owner, here: Owner) -> bool:
     if (owner.host, owner.boot_id) != (here.host, here.boot_id):
         return False
     if owner.pid_namespace != here.pid_namespace:
-        # A container has one such namespace at a time, and nothing outlives the end of it. (Who makes another one inside
-        # of it, by unshare, is not this project.)
+        # A container has one such namespace at a time, and nothing outlives the end of it. Who makes another one inside
+        # of it, by unshare(1), is not this project.
         return bool(here.writable_layer) and owner.writable_layer == here.writable_layer
     try:
         state, *fields = _stat(owner.pid)
