@@ -94,7 +94,7 @@ notify: venv  ## deliver what waits in the spool; TEXT="..." and SEVERITY=P2 sen
 
 .PHONY: check test test-hosts soak bench
 check: venv  ## lint, unit and contract tests
-	@$(PYTEST) -n logical --dist worksteal tests/lint tests/unit tests/contract $(ARGS)
+	@$(PYTEST) -n logical --maxprocesses 8 --dist worksteal tests/lint tests/unit tests/contract $(ARGS)
 # Left out by name, and counted as skipped: what takes machines of its own.
 test: export ALLOW_SKIP ?= test_scenario[hosts]
 test: venv  ## everything: lint, unit, contract, end to end, and each scenario of faults but that of machines

@@ -121,7 +121,7 @@ class OffsetCommitter:
         return True
 
     def _drop(self) -> None:
-        # It never asks again who coordinates the group, be that broker as dead as it may.
+        # An admin client never asks again who coordinates the group, be that broker as dead as it may.
         client, self._client = self._client, None
         if client is not None:
             with contextlib.suppress(Exception):

@@ -19,7 +19,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils import catalog
 
 from .conftest import ROOT, Answer, Lab
 
-# On six machines of its own, in a quarter of an hour: left out of a run of all, and counted so.
+# On six machines of its own, in half an hour: left out of a run of all, and counted so.
 APART = ("hosts",)
 SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
 PROOFS = [proof for entry in catalog.load(ROOT / "config" / "runbook").values() for proof in entry.proved_by]
@@ -128,6 +128,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in [alone, *excluded]:
         if name and name not in SCENARIOS:
             raise pytest.UsageError(f"scenario {name}: expected one of {', '.join(SCENARIOS)}")
+    if alone and excluded:
+        raise pytest.UsageError(f"--scenario {alone} and --exclude-scenario {excluded[0]}: expected one of the two")
     params = []
     for name in [alone] if alone else SCENARIOS:
         marks = [pytest.mark.fault(fault) for fault in faults(name)]

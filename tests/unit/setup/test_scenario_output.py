@@ -1,9 +1,12 @@
-"""What is read from the output of Molecule (tests/e2e/test_scenarios.py)."""
+"""Which scenarios are run, and what is read from the output of Molecule (tests/e2e/test_scenarios.py)."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 from tests.e2e import test_scenarios as scenarios
-from tests.e2e.conftest import Answer
+from tests.e2e.conftest import ROOT, Answer
 
 OUTPUT = """\
 INFO     [sink-down > prepare] Executing
@@ -61,3 +64,32 @@ def test_of_a_long_task_the_end_is_told() -> None:
     assert found.failed[0] == "prepare: TASK [Deploy]"
     assert "no space left" in found.failed[-2]
     assert len(found.failed) == 1 + scenarios.TOLD
+
+
+def collected(*options: str) -> subprocess.CompletedProcess[str]:
+    """What a run with these options would take."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--collect-only",
+        "tests/e2e/test_scenarios.py",
+    ]
+    return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_options_that_name_no_scenario_or_two_things_at_once_are_refused() -> None:
+    assert "scenario containes: expected one of alerts-live, " in collected("--exclude-scenario=containes").stdout
+    assert "expected one of the two" in collected("--scenario=default", "--exclude-scenario=containers").stdout
+
+
+def test_excluded_scenarios_are_left_out_beside_those_that_stand_apart() -> None:
+    class Asked(dict[str, object]):
+        def getoption(self, name: str) -> object:
+            return self[name]
+
+    excluded: dict[str, object] = {"--scenario": "", "--exclude-scenario": ["containers"]}
+    assert scenarios.left_out(Asked(excluded)) == ("hosts", "containers")  # type: ignore[arg-type]
+    assert scenarios.left_out(Asked(excluded | {"--scenario": "hosts"})) == ()  # type: ignore[arg-type]

@@ -240,7 +240,7 @@ def make(
     :param services: the ServiceInfo of every service of every host that could be reached.
     :param checks: the checks of the same moment.
     :param intent: ``observe`` nothing; ``recover`` what is unhealthy; ``restart`` all that started before
-        ``since``; ``start`` what does not run; ``stop`` what runs.
+        ``since``, and what is unhealthy; ``start`` what does not run; ``stop`` what runs.
     :param grace: seconds that each service may take to boot before a failing probe counts against it.
     :param restart_monitoring: with ``restart``, what watches is restarted too; else it is only repaired.
     :param unreachable: services by host that can't be reached. They are left out, and what fails for them alone

@@ -15,7 +15,7 @@ attributes:
   diff_mode: {support: none, description: It changes nothing.}
 options:
   intent: {description: What to plan for., type: str, choices: [observe, recover, restart, start, stop], default: observe}
-  since: {description: "RFC 3339: restart plans only what started before it.", type: str}
+  since: {description: "RFC 3339: restart plans what started before it, and what does not work.", type: str}
   grace: {description: Seconds that each service may take to boot., type: dict, default: {}}
   restart_monitoring: {description: "With restart, restart what watches too.", type: bool, default: false}
   settle: {description: The plan of this run whose waits this reading settles., type: dict}

@@ -42,7 +42,7 @@ options:
     type: str
     default: ""
   since:
-    description: With C(restarted), only what started before this time (RFC 3339).
+    description: With C(restarted), only what started before this time (RFC 3339), or is there and works no more.
     type: str
   at:
     description:

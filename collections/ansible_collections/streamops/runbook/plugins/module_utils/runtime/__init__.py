@@ -63,7 +63,7 @@ class Runtime(Protocol):
         timeout: float | None = None,
         check: bool = False,
     ) -> Outcome:
-        """Stop and start; with ``since`` (Unix seconds) only what started before that."""
+        """Stop and start; with ``since`` (Unix seconds) only what started before that or works no more."""
 
     def reload(self, ref: ServiceRef, *, check: bool = False) -> Outcome:
         """Make the running process read its reloadable files again, unless it has read these already."""

@@ -179,6 +179,7 @@ class DockerRuntime:
             if since is not None and there is not None and _lives(there) and started(there) >= since:
                 suspended = any(process.suspended for process in self._host.processes(there))
                 if not suspended and not self._host.lost_address(stored, there):
+                    # Young as it is, it may be paused, or have been started again by Docker off its network as before.
                     self._mend(stored, there, outcome, check)
                     return outcome
             self._stop(ref, stored, outcome, timeout, check)
