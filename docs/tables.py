@@ -2,7 +2,7 @@
 
 ``python docs/tables.py`` rewrites them; ``--check`` only says which file differs (exit code 1). ``--measured FILES``
 takes over what runs of the tests have measured of faults (``.cache/evidence/faults*.json``, written by
-tests/conftest.py). A row of which they hold nothing keeps what it had; what has no figures at all is named.
+tests/conftest.py). A row of which they hold nothing keeps what it had; when one has no figures at all, that is refused.
 """
 
 from __future__ import annotations
@@ -179,9 +179,11 @@ def main() -> int:
             return 1
         newest_last = sorted(given.measured, key=lambda path: path.stat().st_mtime)
         measured = of_today(entries, load_measured(MEASURED, *newest_last))
-        MEASURED.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         if missing := unmeasured(entries, measured):
-            print(f"without figures: {'; '.join(missing)}", file=sys.stderr)
+            found = f"{', '.join(map(str, given.measured))}: found no figures of {'; '.join(missing)}"
+            print(f"{found}; expected those of every row. Next: make test test-hosts", file=sys.stderr)
+            return 1
+        MEASURED.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     wanted = {ROOT / "README.md": procedures_table(entries)}
     wanted[ROOT / "docs" / "faults.md"] = faults_table(entries, load_measured(MEASURED))
     wanted |= {ROOT / "docs" / "runbooks" / f"{name}.md": page_head(entry) for name, entry in entries.items()}

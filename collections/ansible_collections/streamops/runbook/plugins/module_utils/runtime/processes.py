@@ -89,6 +89,14 @@ def suspended(pid: int) -> bool:
         return False
 
 
+def spared(pid: int, since: float | None) -> bool:
+    """Whether a restart of what started before ``since`` (Unix seconds) leaves it alone: it is younger, and works."""
+    if since is None:
+        return False
+    process = alive(pid)
+    return process is not None and process.create_time() >= since and not suspended(pid)
+
+
 def end(
     processes: list[psutil.Process],
     wait: float,

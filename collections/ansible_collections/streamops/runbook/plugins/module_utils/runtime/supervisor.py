@@ -40,7 +40,6 @@ from ansible_collections.streamops.runbook.plugins.module_utils.runtime import (
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.processes import (
     absent_info,
     add_process,
-    alive,
     compare_digests,
     deployed,
     end,
@@ -50,6 +49,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.runtime.processe
     mark_unread,
     noting,
     refuse_taken_ports,
+    spared,
     suspended,
     sweep,
     tagged,
@@ -246,10 +246,8 @@ class SupervisorRuntime:
                     # A definition that can't be loaded is found before the service is stopped.
                     if not check:
                         self._reload(ref, daemon)
-                    if since is not None and program is not None and program["pid"]:
-                        process = alive(program["pid"])
-                        if process is not None and process.create_time() >= since and not suspended(process.pid):
-                            return outcome
+                    if program is not None and program["pid"] and spared(program["pid"], since):
+                        return outcome
                 except _Silent:
                     daemon = None
             self._stop(ref, outcome, timeout, check)

@@ -30,7 +30,6 @@ from ansible_collections.streamops.runbook.plugins.module_utils.runtime import O
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.processes import (
     absent_info,
     add_process,
-    alive,
     compare_digests,
     deployed,
     end,
@@ -39,6 +38,7 @@ from ansible_collections.streamops.runbook.plugins.module_utils.runtime.processe
     mark_unread,
     noting,
     refuse_taken_ports,
+    spared,
     suspended,
     sweep,
     tagged,
@@ -205,9 +205,7 @@ class SystemdRuntime:
             if not check:
                 # A unit that can't be loaded is found before the service is stopped.
                 self._load(ref)
-            process = alive(self._show(ref).pid) if since is not None else None
-            young = process is not None and since is not None and process.create_time() >= since
-            if process is not None and young and not suspended(process.pid):
+            if since is not None and spared(self._show(ref).pid, since):
                 return outcome
             self._stop(ref, outcome, timeout, check)
             self._start_stopped(ref, stored, outcome, timeout, check)
