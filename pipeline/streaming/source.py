@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from pipeline.config import StreamingConfig
 
+# Kafka's own are 30 and 60 s, and the driver waits for them before its executors do: a broker that is silent, and not
+# dead, kept events from the table for two minutes though its partitions had long had other leaders.
+_PATIENCE = {
+    "kafka.request.timeout.ms": "10000",
+    "kafka.default.api.timeout.ms": "20000",
+    "kafka.socket.connection.setup.timeout.ms": "4000",
+    "kafka.socket.connection.setup.timeout.max.ms": "8000",
+}
 _LOGIN_MODULES = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",
     "SCRAM-SHA-256": "org.apache.kafka.common.security.scram.ScramLoginModule",
@@ -24,6 +32,7 @@ def kafka_options(config: StreamingConfig, starting_offsets: str) -> dict[str, s
         trust = {"kafka.ssl.truststore.type": "PEM", "kafka.ssl.truststore.certificates": authority}
     return {
         **trust,
+        **_PATIENCE,
         "kafka.bootstrap.servers": endpoint.bootstrap,
         "kafka.security.protocol": endpoint.security_protocol,
         "kafka.sasl.mechanism": endpoint.sasl_mechanism,

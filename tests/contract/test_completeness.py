@@ -46,6 +46,13 @@ def test_every_playbook_has_its_entry_and_page() -> None:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
+def test_page_says_all_that_a_person_on_call_asks(name: str) -> None:
+    page = (ROOT / "docs" / "runbooks" / f"{name}.md").read_text()
+    parts = ("Purpose", "When to use", "Expected interruption", "Example", "Rollback")
+    assert [part for part in parts if f"\n## {part}\n" not in page] == []
+
+
+@pytest.mark.parametrize("name", ENTRIES)
 def test_entry_holds_allowed_values(name: str) -> None:
     entry = ENTRIES[name]
     assert entry.risk in catalog.RISKS
@@ -98,7 +105,11 @@ def test_scenario_has_the_playbooks_that_molecule_would_silently_miss(scenario: 
     assert (scenario / "prepare.yml").is_file()
     assert (scenario / "verify.yml").is_file()
     # Without a sequence of its own, a scenario asserts its fault before and after the plan.
-    assert (scenario / "fault.yml").is_file() or "test_sequence" in text
+    fault = scenario / "fault.yml"
+    assert fault.is_file() or "test_sequence" in text
+    # Shown twice, before and after the plan, it shows as well that verify fails while nothing was repaired.
+    assert not fault.is_file() or "verify_tasks/control.yml" in fault.read_text()
+    assert fault.is_file() == (text.count("verify fault.yml") == 2 or "test_sequence" not in text)
     # Without a default of its kind, Molecule leaves out every side effect and ends green.
     assert "side_effect:" in text or "- side_effect" not in text
 

@@ -8,17 +8,19 @@ import signal
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.streamops.runbook.plugins.module_utils import alerting, monitoring
 
-from .conftest import Lab
+from .conftest import ROOT, Lab
 
 
-def configuration(lab: Lab) -> Path:
-    return lab.root / "hosts" / "monitoring-1" / "etc" / "prometheus" / "prometheus.yml"
+def configuration(lab: Lab, service: str = "prometheus") -> Path:
+    return lab.root / "hosts" / "monitoring-1" / "etc" / service / f"{service}.yml"
 
 
 def prometheus(lab: Lab, path: str) -> dict[str, Any]:
@@ -27,6 +29,17 @@ def prometheus(lab: Lab, path: str) -> dict[str, Any]:
         body: dict[str, Any] = json.load(answer)
     found: dict[str, Any] = body["data"]
     return found
+
+
+def series(lab: Lab, expr: str, wanted: Callable[[list[dict[str, str]]], bool]) -> list[dict[str, str]]:
+    """Return the labels of each series of an instant query, as soon as they are what is wanted, or after a minute."""
+    query = urllib.parse.urlencode({"query": expr})
+    deadline = time.monotonic() + 60
+    while True:
+        found = [one["metric"] for one in prometheus(lab, f"query?{query}")["result"]]
+        if wanted(found) or time.monotonic() > deadline:
+            return found
+        time.sleep(1)
 
 
 def live(lab: Lab) -> str:
@@ -52,18 +65,27 @@ def test_a_deployment_pages_nobody(lab: Lab) -> None:
 
 def test_the_end_of_a_run_is_known_to_prometheus(lab: Lab) -> None:
     assert lab.play("notify").code == 0
-    query = urllib.parse.urlencode(
-        {"query": "runbook_last_run_status == 1 and on (procedure) time() - runbook_last_run_timestamp_seconds < 60"}
-    )
-    deadline = time.monotonic() + 30
-    while True:
-        found = {
-            (one["metric"]["procedure"], one["metric"]["status"]) for one in prometheus(lab, f"query?{query}")["result"]
-        }
-        if ("notify", "completed") in found or time.monotonic() > deadline:
-            break
-        time.sleep(1)
-    assert ("notify", "completed") in found
+    young = "and on (procedure) time() - runbook_last_run_timestamp_seconds < 90"
+    ended = f'runbook_last_run_status{{procedure="notify",status="completed"}} == 1 {young}'
+    assert series(lab, ended, bool)
+
+
+def test_a_run_of_a_schedule_is_known_with_its_period(lab: Lab) -> None:
+    # Once a day: nobody misses it while these tests last.
+    assert lab.play("dashboard-check", more={"RUNBOOK_TRIGGER": "cron"}).code in (0, 2)
+    young = "time() - runbook_last_scheduled_run_timestamp_seconds < 90"
+    ran = f'runbook_schedule_period_seconds{{procedure="dashboard-check"}} == 86400 and on (procedure) {young}'
+    assert series(lab, ran, bool)
+
+
+def test_every_metric_that_an_alert_reads_is_there(lab: Lab) -> None:
+    definitions = alerting.load(ROOT / "config" / "prometheus" / "alerts.yml")
+    records = {record.name: record.expr for record in definitions.records}
+    alerts = [alert for alert in alerting.each_metric(definitions) if not alert.absence_is_normal]
+    read = {metric for alert in alerts for metric in alerting.metrics_of(alerting.expanded(alert.expr, records))}
+    assert set(monitoring.FIVE_METRICS) <= read
+    counted = f'count by (__name__) ({{__name__=~"{"|".join(sorted(read))}"}})'
+    assert {one["__name__"] for one in series(lab, counted, lambda found: len(found) == len(read))} == read
 
 
 @pytest.mark.fault("35")
@@ -84,14 +106,29 @@ def test_without_prometheus_the_metrics_are_read_where_they_arise(lab: Lab) -> N
 
 
 @pytest.mark.fault("config-drift")
-def test_a_configuration_that_the_checker_refuses_is_never_put_in_place(lab: Lab) -> None:
-    before, running = configuration(lab).read_text(), live(lab)
-    answer = lab.play("monitoring-configure", "-e", "prometheus_scrape_interval=often")
+@pytest.mark.parametrize(
+    ("values", "checker", "said"),
+    [
+        ("prometheus_scrape_interval=often", "promtool on the files of prometheus", "often"),
+        (
+            json.dumps({"alertmanager_contacts": {"team_lead": "http://127.0.0.1:nowhere/"}}),
+            "amtool on the files of alertmanager",
+            "invalid port",
+        ),
+    ],
+    ids=["prometheus", "alertmanager"],
+)
+def test_a_configuration_that_the_checker_refuses_is_never_put_in_place(
+    lab: Lab, values: str, checker: str, said: str
+) -> None:
+    files = [configuration(lab), configuration(lab, "alertmanager")]
+    before, running = [path.read_text() for path in files], live(lab)
+    answer = lab.play("monitoring-configure", "-e", values)
     assert answer.code == 3, answer.output[-3000:]
-    assert "promtool on the files of prometheus" in answer.output
-    assert "often" in answer.output
+    assert checker in answer.output
+    assert said in answer.output
     assert lab.records("monitoring-configure")[-1]["status"] == "refused"
-    assert (configuration(lab).read_text(), live(lab)) == (before, running)
+    assert ([path.read_text() for path in files], live(lab)) == (before, running)
 
 
 @pytest.mark.fault("config-drift")

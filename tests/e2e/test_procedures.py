@@ -102,7 +102,11 @@ def test_refusal_names_the_thing_and_touches_nothing(
 
 @pytest.mark.fault("29")
 def test_missing_inventory_is_an_error(lab: Lab) -> None:
-    assert lab.play("emergency-restart", "-i", "inventory/missing").code == 1
+    count = len(lab.records("emergency-restart"))
+    answer = lab.play("emergency-restart", "-i", "inventory/missing")
+    assert answer.code == 1
+    assert f"Completely failed to parse inventory source {ROOT / 'inventory' / 'missing'}" in answer.output
+    assert len(lab.records("emergency-restart")) == count
 
 
 @pytest.mark.fault("29")

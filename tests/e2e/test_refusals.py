@@ -11,11 +11,17 @@ import pytest
 from .conftest import Lab
 
 
+def written(lab: Lab) -> dict[Path, int]:
+    """Return when each file of every service's configuration was last written, in ns since 1970."""
+    files = (path for path in (lab.root / "hosts").glob("*/etc/**/*") if path.is_file())
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
 @pytest.mark.fault("31")
 @pytest.mark.parametrize("procedure", ["site", "emergency-restart", "health-check"])
 def test_secrets_that_others_could_read_are_refused_before_anything(lab: Lab, procedure: str) -> None:
     path = lab.root / "credentials.json"
-    before = {entry: entry.stat().st_mtime_ns for entry in (lab.root / "hosts").glob("*/etc/**/*") if entry.is_file()}
+    before = written(lab)
     path.chmod(0o644)
     try:
         answer = lab.play(procedure)
@@ -23,13 +29,14 @@ def test_secrets_that_others_could_read_are_refused_before_anything(lab: Lab, pr
         path.chmod(0o600)
     assert answer.code == 3, answer.output[-2000:]
     assert "found mode 0644, expected mode 0600" in answer.output
-    assert before == {entry: entry.stat().st_mtime_ns for entry in before}
+    assert written(lab) == before
 
 
 @pytest.mark.fault("31")
 def test_lost_secrets_are_refused_and_not_made_anew(lab: Lab) -> None:
     path = lab.root / "credentials.json"
     spare = path.with_name("credentials.spare")
+    before = written(lab)
     path.rename(spare)
     try:
         answer = lab.play("site")
@@ -38,12 +45,13 @@ def test_lost_secrets_are_refused_and_not_made_anew(lab: Lab) -> None:
         spare.rename(path)
     assert answer.code == 3, answer.output[-2000:]
     assert "found no such file" in answer.output
+    assert written(lab) == before
 
 
 @pytest.mark.fault("31")
 def test_damaged_secrets_are_refused_and_not_quoted(lab: Lab) -> None:
     path = lab.root / "credentials.json"
-    whole = path.read_bytes()
+    whole, before = path.read_bytes(), written(lab)
     path.write_text('{"kafka": {"load": {"username": "load", "password": "never-to-be-quoted"')
     try:
         answers = [lab.play("health-check"), lab.play("site")]
@@ -53,6 +61,7 @@ def test_damaged_secrets_are_refused_and_not_quoted(lab: Lab) -> None:
         assert answer.code == 3, answer.output[-2000:]
         assert f"credentials {path}" in answer.output
         assert "never-to-be-quoted" not in answer.output
+    assert written(lab) == before
 
 
 def topic(**configs: str) -> str:
@@ -65,13 +74,19 @@ def topic(**configs: str) -> str:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ('{"kafka_replication_factor": 5}', "replication factor 5"),
-        ("kafka_min_insync_replicas=-1", "min ISR -1"),
+        ('{"kafka_replication_factor": 5}', "of them 3 brokers and 3 controllers, replication factor 5"),
+        ("kafka_min_insync_replicas=-1", "replication factor 3, min ISR -1; expected"),
         ("minio_drives=3", "found 3 drives"),
-        ("minio_drives=abc", "minio_drives"),
-        ("kafka_heap=", "kafka_heap"),
-        (topic(**{"retention.ms": "abc"}), "retention.ms"),
-        (topic(**{"retention.ms": "-1"}), "retention.ms"),
+        ("minio_drives=abc", "argument 'minio_drives' is of type str and we were unable to convert to int"),
+        ("kafka_heap=", "extra variable kafka_heap: found an empty value, expected a value"),
+        (
+            topic(**{"retention.ms": "abc"}),
+            "topic iot-events.configs.retention.ms: found 'abc', expected a whole number from 1 on",
+        ),
+        (
+            topic(**{"retention.ms": "-1"}),
+            "topic iot-events.configs.retention.ms: found '-1', expected a whole number from 1 on",
+        ),
     ],
     ids=[
         "five-copies-on-three",
@@ -84,10 +99,12 @@ def topic(**configs: str) -> str:
     ],
 )
 def test_values_that_can_not_work_are_refused_by_name(lab: Lab, values: str, said: str) -> None:
+    before, earlier = written(lab), {record["id"] for record in lab.records("site")}
     answer = lab.play("site", "-e", values)
     assert answer.code == 3, answer.output[-3000:]
     assert said in answer.output
-    assert lab.records("site")[-1].get("changed", 0) == 0
+    assert [one["status"] for one in lab.records("site") if one["id"] not in earlier] == ["refused"]
+    assert written(lab) == before
 
 
 @pytest.mark.fault("19")

@@ -102,13 +102,14 @@ def test_the_next_run_finishes_it_and_others_are_told_who_holds_the_lock(
     same = ("-e", "restart=all", "-e", f"since={cut.since}")
     first, run = lab.holding("emergency-restart", *same)
     try:
-        # The same procedure by a person, another one on the same resource by a schedule.
+        # The same procedure by a person and by an alert, another one on the same resource by a schedule.
         person = lab.play("emergency-restart")
         schedule = lab.play("restart-all", more={"RUNBOOK_TRIGGER": "cron"})
+        alert = lab.play("emergency-restart", more={"RUNBOOK_TRIGGER": "alert"})
     finally:
         code = first.wait(300)
     assert code == 0
-    for answer in (person, schedule):
+    for answer in (person, schedule, alert):
         assert answer.code == 75, answer.output[-2000:]
         assert re.search(rf"held by run {run} for \d+ s", answer.output)
     runs = {
@@ -119,6 +120,7 @@ def test_the_next_run_finishes_it_and_others_are_told_who_holds_the_lock(
     assert done[0]["changed"] > 0
     others = [one for some in runs.values() for one in some if one["id"] != run]
     assert sorted((one["procedure"], one["status"], one["trigger"]) for one in others) == [
+        ("emergency-restart", "locked", "alert"),
         ("emergency-restart", "locked", "human"),
         ("restart-all", "locked", "cron"),
     ]

@@ -103,6 +103,24 @@ def test_old_process_that_does_not_answer_is_restarted() -> None:
     assert verbs(make(stack(), [bad("kafka", "kafka-1")])) == [("restart", "kafka-1")]
 
 
+@pytest.mark.parametrize(
+    ("changed", "intent", "hasty"),
+    [
+        ({}, "recover", True),
+        ({"state": "suspended"}, "recover", False),
+        ({"state": "exited"}, "recover", False),
+        ({"started": NOW - timedelta(seconds=5)}, "recover", False),
+        ({}, "restart", False),
+    ],
+    ids=["silent", "suspended", "dead", "young", "told-to"],
+)
+def test_only_the_repair_of_what_runs_rests_on_its_answer(changed: dict[str, Any], intent: str, hasty: bool) -> None:
+    services = stack(kafka_1=changed)
+    made = make(services, [bad("kafka", "kafka-1")], intent)
+    assert made.actions
+    assert plan.hasty(made, services) is hasty
+
+
 def test_replicas_catching_up_are_waited_for() -> None:
     made = make(stack(), [bad("kafka", seen="2 under-replicated partitions")])
     assert [(action.verb, action.subject) for action in made.actions] == [("wait", "kafka")]

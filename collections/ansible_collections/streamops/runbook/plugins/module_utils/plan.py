@@ -292,6 +292,16 @@ def _refuse_refused_start(services: Sequence[Mapping[str, Any]], actions: Sequen
         )
 
 
+def hasty(plan: Plan, services: Sequence[Mapping[str, Any]]) -> bool:
+    """Tell whether a repair restarts what runs, and so rests on an answer that whoever is only slow would give, too.
+
+    :param services: those that the plan was made of.
+    """
+    running = {(info["service"], info["host"]) for info in services if info["state"] in ("running", "starting")}
+    restarts = {(action.service, action.host) for action in plan.of("restart")}
+    return plan.intent == "recover" and bool(restarts & running)
+
+
 def settle(
     plan: Mapping[str, Any], failed: Sequence[Check], seconds: float
 ) -> tuple[list[Action], list[dict[str, str]]]:

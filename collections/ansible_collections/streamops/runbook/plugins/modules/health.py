@@ -9,6 +9,7 @@ module: health
 short_description: Reads the health of the stack and plans what an intent asks for
 description:
   - Probes Kafka, the object store, the streaming job and the producer in threads, from the controller.
+  - What runs is planned to be restarted only when it has failed to answer twice.
   - Changes nothing; healthy means O(polls) good readings in a row within O(deadline).
 attributes:
   check_mode: {support: full, description: It only reads.}
@@ -39,6 +40,7 @@ EXAMPLES = """
     target: "{{ procedure_target }}"
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,10 +49,47 @@ from ansible_collections.streamops.runbook.plugins.module_utils import assessmen
 from ansible_collections.streamops.runbook.plugins.module_utils.catalog import parse_timestamp
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import RunbookError
 from ansible_collections.streamops.runbook.plugins.module_utils.health import (
+    Reading,
     next_steps,
     service_health,
     warning_steps,
 )
+
+
+def _plan(given: Mapping[str, Any], reading: Reading, unreachable: Mapping[str, list[str]]) -> plan.Plan:
+    now = datetime.now(UTC)
+    kafka = "kafka" in given["scope"]
+    return plan.make(
+        given["services"],
+        reading.checks,
+        intent=given["intent"],
+        since=parse_timestamp(given["since"]) or now,
+        now=now,
+        grace={name: float(seconds) for name, seconds in given["grace"].items()},
+        cluster_id=given["target"]["cluster_id"],
+        restart_monitoring=given["restart_monitoring"],
+        unreachable=unreachable,
+        voters=assessment.voters(given) if kafka else (),
+        brokers=list(given["target"]["brokers"]) if kafka else (),
+        fewest_brokers=given["target"]["fewest_brokers"],
+    )
+
+
+def _ask(
+    given: Mapping[str, Any], unreachable: Mapping[str, list[str]]
+) -> tuple[Reading, plan.Plan | None, RunbookError | None]:
+    """Read and, where there is an intent, plan, or say why no plan can be made."""
+    reading = assessment.read(given)
+    if given["intent"] == "observe":
+        return reading, None, None
+    try:
+        made = _plan(given, reading, unreachable)
+        if plan.hasty(made, given["services"]):
+            reading = assessment.read(given)
+            made = _plan(given, reading, unreachable)
+        return reading, made, None
+    except RunbookError as error:
+        return reading, None, error
 
 
 def main() -> None:
@@ -70,7 +109,7 @@ def main() -> None:
     )
     given = module.params
     unreachable = {host: list(names) for host, names in (given["unreachable"] or {}).items()}
-    reading = assessment.read(given)
+    reading, made, refusal = _ask(given, unreachable)
     fragment: dict[str, Any] = {"readings": reading.as_dict()}
     if given["unreachable"] is not None:
         # What is known now; a host that was away a moment ago may be back.
@@ -83,7 +122,6 @@ def main() -> None:
             reading=reading.as_dict(),
             runbook={**fragment, "status": "failed"},
         )
-    now = datetime.now(UTC)
     again, decisions = plan.settle(given["settle"] or {"actions": []}, reading.pressing, reading.seconds)
     answer: dict[str, Any] = {
         "reading": reading.as_dict(),
@@ -93,26 +131,11 @@ def main() -> None:
     decisions += [{"subject": action.subject, "decision": "restart", "why": action.why} for action in again]
     if given["table"]:
         fragment["table"] = card.table(answer["services"])
-    if given["intent"] != "observe":
-        try:
-            made = plan.make(
-                given["services"],
-                reading.checks,
-                intent=given["intent"],
-                since=parse_timestamp(given["since"]) or now,
-                now=now,
-                grace={name: float(seconds) for name, seconds in given["grace"].items()},
-                cluster_id=given["target"]["cluster_id"],
-                restart_monitoring=given["restart_monitoring"],
-                unreachable=unreachable,
-                voters=assessment.voters(given) if "kafka" in given["scope"] else (),
-                brokers=list(given["target"]["brokers"]) if "kafka" in given["scope"] else (),
-                fewest_brokers=given["target"]["fewest_brokers"],
-            )
-        except RunbookError as error:
-            # Nothing was touched, yet a lost quorum is no verdict on what was asked: it is the outage itself.
-            status = "failed" if isinstance(error, plan.QuorumLost) else "refused"
-            module.fail_json(msg=str(error), reading=reading.as_dict(), runbook={**fragment, "status": status})
+    if refusal is not None:
+        # Nothing was touched, yet a lost quorum is no verdict on what was asked: it is the outage itself.
+        status = "failed" if isinstance(refusal, plan.QuorumLost) else "refused"
+        module.fail_json(msg=str(refusal), reading=reading.as_dict(), runbook={**fragment, "status": status})
+    if made is not None:
         answer["plan"] = made.as_dict()
         if given["settled"]:
             if made.actions:
