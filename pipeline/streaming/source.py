@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pipeline.config import StreamingConfig
 
-# Kafka's own are 30 and 60 s, and the driver waits for them before its executors do: a broker that is silent, and not
-# dead, kept events from the table for two minutes though its partitions had long had other leaders.
+# Kafka's own are 30 s for a request or a connection and 60 s for a call in all, which the driver waits for before its
+# executors do: a broker that is silent, and not dead, kept events from the table for two minutes though its partitions
+# had long had other leaders. Twice as many calls are made before the query gives up: an outage of all of Kafka is
+# survived for three minutes as before.
 _PATIENCE = {
     "kafka.request.timeout.ms": "10000",
-    "kafka.default.api.timeout.ms": "20000",
+    "kafka.default.api.timeout.ms": "30000",
     "kafka.socket.connection.setup.timeout.ms": "4000",
     "kafka.socket.connection.setup.timeout.max.ms": "8000",
+    "fetchOffset.numRetries": "6",
 }
 _LOGIN_MODULES = {
     "PLAIN": "org.apache.kafka.common.security.plain.PlainLoginModule",

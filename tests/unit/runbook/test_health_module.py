@@ -33,6 +33,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, answers: list[bool], **changed: Any) ->
         def __init__(self, argument_spec: dict[str, Any], **_: Any) -> None:
             self.params = {name: option.get("default") for name, option in argument_spec.items()}
             self.params |= {"intent": "recover", "scope": ["monitoring"], "services": [{**INFO, **changed}]}
+            self.params["interval"] = 0.0
             self.params["target"] = {"brokers": {}, "fewest_brokers": 1, "cluster_id": "C"}
 
         def exit_json(self, **answer: Any) -> None:
@@ -50,6 +51,13 @@ def test_what_was_only_slow_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
     said, taken = ask(monkeypatch, [False, True])
     assert said["plan"]["lines"] == []
     assert said["reading"]["healthy"]
+    assert said["runbook"]["decisions"] == [
+        {
+            "subject": "inbox on monitoring-1",
+            "decision": "left",
+            "why": "answers when asked again; before: timed out",
+        }
+    ]
     assert taken == 2
 
 

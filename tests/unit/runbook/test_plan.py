@@ -104,7 +104,7 @@ def test_old_process_that_does_not_answer_is_restarted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "intent", "hasty"),
+    ("changed", "intent", "rests_on_it"),
     [
         ({}, "recover", True),
         ({"state": "suspended"}, "recover", False),
@@ -114,11 +114,27 @@ def test_old_process_that_does_not_answer_is_restarted() -> None:
     ],
     ids=["silent", "suspended", "dead", "young", "told-to"],
 )
-def test_only_the_repair_of_what_runs_rests_on_its_answer(changed: dict[str, Any], intent: str, hasty: bool) -> None:
+def test_the_repair_of_what_runs_rests_on_its_answer(changed: dict[str, Any], intent: str, rests_on_it: bool) -> None:
     services = stack(kafka_1=changed)
     made = make(services, [bad("kafka", "kafka-1")], intent)
     assert made.actions
-    assert plan.hasty(made, services) is hasty
+    assert (("kafka", "kafka-1") in plan.unsure(made, services)) is rests_on_it
+
+
+def test_what_watches_is_asked_though_all_else_restarts() -> None:
+    made = make(watched(), [bad("inbox", "monitoring-1")], "restart")
+    assert list(plan.unsure(made, watched())) == [("inbox", "monitoring-1")]
+
+
+def test_only_who_fails_both_times_is_restarted() -> None:
+    checks = {host: bad("kafka", host) for host in ("kafka-1", "kafka-2", "kafka-3")}
+    first = make(stack(), [checks["kafka-1"], checks["kafka-2"]])
+    second = make(stack(), [checks["kafka-2"], checks["kafka-3"]])
+    made, decisions = plan.confirmed(first, second, stack())
+    assert verbs(made) == [("restart", "kafka-2"), ("wait", "kafka-3")]
+    assert [(one["subject"], one["decision"]) for one in decisions] == [("kafka on kafka-1", "left")]
+    restarts, _ = plan.settle(made.as_dict(), [checks["kafka-3"]], 90)
+    assert [action.host for action in restarts] == ["kafka-3"]
 
 
 def test_replicas_catching_up_are_waited_for() -> None:
@@ -134,6 +150,18 @@ def test_restart_all_takes_only_what_started_before_since() -> None:
     assert len(hosts) == 5
     rows = made.as_dict()["hosts"]
     assert all(row["stop"] for row in rows)
+
+
+@pytest.mark.parametrize(("intent", "refused"), [("restart", True), ("recover", False), ("stop", False)])
+def test_nothing_is_restarted_with_a_certificate_that_has_ended(intent: str, refused: bool) -> None:
+    ended = Check(
+        "certificate.holds", "kafka", "", False, "certificate of kafka-3 expired", "one", "site", ("kafka-3",)
+    )
+    if not refused:
+        assert make(stack(), [ended], intent).intent == intent
+        return
+    with pytest.raises(Refused, match=r"certificates: found certificate of kafka-3 expired.*make up"):
+        make(stack(), [ended], intent)
 
 
 def test_stop_goes_from_the_producer_to_the_store() -> None:

@@ -1,15 +1,14 @@
-"""Filters that carry certificates from the controller's folder to hosts, and judge those that stand there."""
+"""Filters that carry certificates from the controller's folder to hosts."""
 
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.streamops.runbook.plugins.module_utils import certificate_authority, tls_files
+from ansible_collections.streamops.runbook.plugins.module_utils import tls_files
 
 
 def files_of(folder: str) -> dict[str, str]:
@@ -32,26 +31,12 @@ def fingerprint(folder: str) -> str:
     return hashlib.sha256(b"".join(content for content in contents if content is not None)).hexdigest()[:16]
 
 
-def standing(text: str) -> dict[str, Any]:
-    """How long a certificate is still good for: ``state`` ok | warn | fail | absent, and ``text`` with the dates.
-
-    :param text: the certificate in PEM, with or without a chain; empty when there is none.
-    """
-    if not text:
-        return {"state": "absent", "text": "no certificate"}
-    certificate = certificate_authority.parse_certificates("certificate", text)[0]
-    now = datetime.datetime.now(datetime.UTC)
-    stands = certificate_authority.standing(certificate, now)
-    return {"state": stands.state, "text": stands.text}
-
-
 class FilterModule:
-    """The filters ``tls_files``, ``tls_fingerprint`` and ``certificate_standing`` of ``streamops.runbook``."""
+    """The filters ``tls_files`` and ``tls_fingerprint`` of ``streamops.runbook``."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names and functions, as Ansible wants them."""
         return {
             "tls_files": files_of,
             "tls_fingerprint": fingerprint,
-            "certificate_standing": standing,
         }

@@ -12,6 +12,7 @@ from .errors import Refused, RunbookError
 from .monitoring import SERVICES as MONITORING
 from .probes import DEPLOY, Check, Target
 
+CHECK = "certificate.holds"
 WARN_DAYS = 14.0
 FAIL_DAYS = 2.0
 SCOPE = ("kafka", "minio", "spark-streaming", "producer", "monitoring")
@@ -115,4 +116,4 @@ def _judge(
     expected = f"one that holds for {fail_days:g} days or more, of our own authority"
     blames = (host,) if host else ()
     warns = fail_days <= days < warn_days
-    return Check("certificate.holds", service, "", days >= fail_days, what, expected, DEPLOY, blames, warns)
+    return Check(CHECK, service, "", days >= fail_days, what, expected, DEPLOY, blames, warns)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from . import commands
 from .catalog import parse_timestamp
+from .certificate_checks import CHECK as CERTIFICATE
 from .errors import Refused, RunbookError
 from .health import lost_brokers, lost_nodes, lost_quorum, pressing, silent_lines
 from .monitoring import SERVICES as MONITORING
@@ -151,6 +152,14 @@ def refuse_foreign_cluster(services: Sequence[Mapping[str, Any]], checks: Sequen
             )
 
 
+def refuse_ended_certificates(checks: Sequence[Check]) -> None:
+    """Refuse where a certificate has ended or is about to: what is restarted with it would not be taken back."""
+    ended = [check for check in checks if check.name == CERTIFICATE and not check.healthy]
+    if ended:
+        seen = "; ".join(dict.fromkeys(check.seen for check in ended))
+        raise Refused("certificates", seen, ended[0].expected, f"{commands.line(DEPLOY)}, which issues new ones")
+
+
 def _recover(
     service: Mapping[str, Any],
     failed: Sequence[Check],
@@ -256,6 +265,8 @@ def make(
     absent = [f"{service['service']} on {service['host']}" for service in services if service["state"] == "absent"]
     if absent and intent != "observe":
         raise Refused(", ".join(absent), "nothing deployed", "a deployed service", commands.line(DEPLOY))
+    if intent == "restart":
+        refuse_ended_certificates(checks)
     if intent != "stop":
         back = "bring those machines back, then run this again"
         if why := lost_quorum(voters, away, checks):
@@ -292,14 +303,40 @@ def _refuse_refused_start(services: Sequence[Mapping[str, Any]], actions: Sequen
         )
 
 
-def hasty(plan: Plan, services: Sequence[Mapping[str, Any]]) -> bool:
-    """Tell whether a repair restarts what runs, and so rests on an answer that whoever is only slow would give, too.
+def unsure(plan: Plan, services: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Action]:
+    """Return the restarts that rest on one answer of what runs, which whoever is only slow would give, too.
 
     :param services: those that the plan was made of.
+    :returns: the actions by service and host.
     """
     running = {(info["service"], info["host"]) for info in services if info["state"] in ("running", "starting")}
-    restarts = {(action.service, action.host) for action in plan.of("restart")}
-    return plan.intent == "recover" and bool(restarts & running)
+    asked = {(action.service, action.host): action for action in plan.of("restart")}
+    # Told to restart, a plan takes what runs by its age, and only of what watches by its answers.
+    return {
+        key: action
+        for key, action in asked.items()
+        if key in running and (plan.intent == "recover" or action.service in MONITORING)
+    }
+
+
+def confirmed(first: Plan, second: Plan, services: Sequence[Mapping[str, Any]]) -> tuple[Plan, list[dict[str, str]]]:
+    """Return the second of two plans that were made one after the other, without restarts that only one of them has.
+
+    :returns: the plan, and the decisions on what answered when it was asked again.
+    """
+    before, after = unsure(first, services), unsure(second, services)
+    actions = [
+        replace(action, verb="wait", why=f"failed to answer once: {action.why}")
+        if (action.service, action.host) in after and (action.service, action.host) not in before
+        else action
+        for action in second.actions
+    ]
+    decisions = [
+        {"subject": action.subject, "decision": "left", "why": f"answers when asked again; before: {action.why}"}
+        for key, action in before.items()
+        if key not in after
+    ]
+    return replace(second, actions=tuple(sorted(actions, key=_order(second.intent)))), decisions
 
 
 def settle(

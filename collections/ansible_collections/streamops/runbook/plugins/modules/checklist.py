@@ -21,7 +21,7 @@ options:
   brokers: {description: Names of the brokers among the endpoints., type: list, elements: str, required: true}
   alerts: {description: Alert rules with their thresholds filled in., type: list, elements: dict, default: []}
   panels: {description: Panels of config/grafana/panels.yml., type: list, elements: dict, default: []}
-  timeout: {description: Seconds for each question., type: float, default: 4.0}
+  timeout: {description: "Seconds for each question; the exporter itself waits 4 s for Kafka.", type: float, default: 6.0}
   tls:
     description: Where the stack speaks TLS, the files that it is trusted by and shown.
     type: dict
@@ -90,7 +90,7 @@ def main() -> None:
             "brokers": {"type": "list", "elements": "str", "required": True},
             "alerts": {"type": "list", "elements": "dict", "default": []},
             "panels": {"type": "list", "elements": "dict", "default": []},
-            "timeout": {"type": "float", "default": 4.0},
+            "timeout": {"type": "float", "default": 6.0},
             "tls": tls.ARGUMENTS,
             "logins": {
                 "type": "list",

@@ -40,6 +40,7 @@ EXAMPLES = """
     target: "{{ procedure_target }}"
 """
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -76,17 +77,21 @@ def _plan(given: Mapping[str, Any], reading: Reading, unreachable: Mapping[str, 
 
 
 def _ask(
-    given: Mapping[str, Any], unreachable: Mapping[str, list[str]]
+    given: Mapping[str, Any], unreachable: Mapping[str, list[str]], fragment: dict[str, Any]
 ) -> tuple[Reading, plan.Plan | None, RunbookError | None]:
-    """Read and, where there is an intent, plan, or say why no plan can be made."""
+    """Read and, where there is an intent, plan, or say why no plan can be made.
+
+    :param fragment: of the record; takes the decisions on what was asked twice.
+    """
     reading = assessment.read(given)
     if given["intent"] == "observe":
         return reading, None, None
     try:
         made = _plan(given, reading, unreachable)
-        if plan.hasty(made, given["services"]):
+        if plan.unsure(made, given["services"]):
+            time.sleep(given["interval"])
             reading = assessment.read(given)
-            made = _plan(given, reading, unreachable)
+            made, fragment["decisions"] = plan.confirmed(made, _plan(given, reading, unreachable), given["services"])
         return reading, made, None
     except RunbookError as error:
         return reading, None, error
@@ -109,8 +114,9 @@ def main() -> None:
     )
     given = module.params
     unreachable = {host: list(names) for host, names in (given["unreachable"] or {}).items()}
-    reading, made, refusal = _ask(given, unreachable)
-    fragment: dict[str, Any] = {"readings": reading.as_dict()}
+    fragment: dict[str, Any] = {"decisions": []}
+    reading, made, refusal = _ask(given, unreachable, fragment)
+    fragment["readings"] = reading.as_dict()
     if given["unreachable"] is not None:
         # What is known now; a host that was away a moment ago may be back.
         fragment["unreachable"] = unreachable
@@ -153,8 +159,7 @@ def main() -> None:
             fragment["proof"] = proof
         else:
             fragment["plan"] = made.as_dict()
-    if decisions:
-        fragment["decisions"] = decisions
+    fragment["decisions"] += decisions
     module.exit_json(changed=False, runbook=fragment, **answer)
 
 
