@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, Unavailable
 from pipeline.objectstore import spark_uri
 from pipeline.streaming.offsets import EndOffsets
 from pipeline.streaming.schema import DEAD_LETTER_COLUMNS
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, Observation
 
 log = logging.getLogger(__name__)
+
+#: Between two calls of an object store that gives no answer.
+_PAUSE_SECONDS = 1.0
 
 
 class StopRequested(PipelineError):
@@ -130,7 +133,7 @@ class Sink:
         from pyspark.sql import Observation
         from pyspark.sql import functions as fn
 
-        note = json.dumps({"batch": batch_id, "end_offsets": self._end_offsets(batch_id)})
+        note = json.dumps({"batch": batch_id, "end_offsets": self._read_end_offsets(batch_id)})
         seen = Observation()
         observed = judged.observe(seen, fn.count("reason").alias("dead_letters"))
         events = observed.where(fn.col("reason").isNull()).select(*self._event_columns)
@@ -146,6 +149,19 @@ class Sink:
             self._writer.append(dead, self._dead_letters, batch_id, note)
             self._on_dead_letters(count)
             log.warning("batch %d: %d messages to the dead letters", batch_id, count)
+
+    def _read_end_offsets(self, batch_id: int) -> EndOffsets | None:
+        """Read them, however long the object store says nothing: Spark's own calls are as patient, and the lease ends
+        that.
+        """
+        while True:
+            try:
+                return self._end_offsets(batch_id)
+            except Unavailable as error:
+                log.warning("batch %d: its end offsets are not read yet: %s", batch_id, error)
+            self._require_lease()
+            if self._stopping.wait(_PAUSE_SECONDS):
+                raise StopRequested("batch", str(batch_id), "no new batch while the job stops")
 
 
 def _observed(seen: Observation) -> int | None:

@@ -26,6 +26,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from pipeline import config
 from pipeline.errors import EXIT_REFUSED, Unavailable
 from pipeline.streaming import job
+from pipeline.streaming import sink as sink_module
 from pipeline.streaming.lease import (
     EXIT_LEASE_LOST,
     Lease,
@@ -613,6 +614,24 @@ def test_no_batch_is_begun_without_the_lease() -> None:
     with pytest.raises(LeaseLost):
         sink(cast(Any, None), 3)
     assert sink.stop(timeout=0)
+
+
+def test_a_batch_waits_for_the_object_store_as_long_as_the_lease_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sink_module, "_PAUSE_SECONDS", 0.0)
+    asked: list[int] = []
+
+    def silent(batch: int) -> None:
+        asked.append(batch)
+        raise Unavailable("object store", "no answer")
+
+    def require() -> None:
+        if len(asked) == 3:
+            raise LeaseLost("lease", "gone")
+
+    sink = Sink(cast(Any, None), "e", "d", [], silent, lambda _: None, require_lease=require)
+    with pytest.raises(LeaseLost):
+        sink(cast(Any, None), 3)
+    assert asked == [3, 3, 3]
 
 
 def test_the_lease_is_taken_before_anything_of_the_checkpoint_is_read(

@@ -15,6 +15,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as fn
 
+from pipeline.errors import Unavailable
 from pipeline.streaming.lease import LeaseLost
 from pipeline.streaming.schema import event_columns, event_fields, judge
 from pipeline.streaming.session import JAVA_MODULE_OPTIONS, write_trust_store
@@ -160,10 +161,17 @@ class FakeTables:
             self.notes.append(json.loads(user_metadata))
 
 
-def run(spark: SparkSession, tables: FakeTables, values: list[bytes | None]) -> list[int]:
+def run(spark: SparkSession, tables: FakeTables, values: list[bytes | None], silences: int = 0) -> list[int]:
+    """Write one batch; the object store is silent that often before it says where the batch ends."""
     counted: list[int] = []
-    ends = {"iot-events": {"2": len(values)}}
-    sink = Sink(tables, "events", "dead", list(event_columns(FIELDS)), lambda _: ends, counted.append)
+    unanswered = iter(range(silences))
+
+    def ends(_: int) -> dict[str, dict[str, int]]:
+        if next(unanswered, None) is not None:
+            raise Unavailable("object store", "no answer")
+        return {"iot-events": {"2": len(values)}}
+
+    sink = Sink(tables, "events", "dead", list(event_columns(FIELDS)), ends, counted.append)
     batch = threading.Thread(target=sink, args=(judge(messages(spark, values), FIELDS, LIMIT), 7))
     batch.start()
     batch.join(60)
@@ -177,6 +185,12 @@ def test_a_batch_is_split(spark: SparkSession) -> None:
     assert run(spark, tables, [event(), b"x", event(), None]) == [2]
     assert tables.written == {"events": [0, 2], "dead": [1, 3]}
     assert tables.notes == [{"batch": 7, "end_offsets": {"iot-events": {"2": 4}}}] * 2
+
+
+def test_a_batch_outlives_an_object_store_that_is_silent(spark: SparkSession) -> None:
+    tables = FakeTables()
+    assert run(spark, tables, [event()], silences=1) == []
+    assert tables.notes == [{"batch": 7, "end_offsets": {"iot-events": {"2": 1}}}]
 
 
 def test_a_batch_without_dead_letters_makes_one_commit(spark: SparkSession) -> None:
