@@ -222,20 +222,19 @@ def fire(lab: Lab, capacity: int) -> dict[str, Any]:
 
     # All at once, since each of them takes minutes to be told; none of the causes hides another.
     cause("BatchTimeHigh", "the object store is suspended under load", lambda: hit(lab, signal.SIGSTOP, "minio"))
-    try:
-        cause("ConsumerLagHigh", "5,000 events come in and the stream is kept from them", lambda: burst(lab, 5000))
-        cause("ThroughputLow", "the producer is suspended", lambda: hit(lab, signal.SIGSTOP, "producer"))
-        began = time.time()
-        with ThreadPoolExecutor() as beside:
+    with ThreadPoolExecutor() as beside:
+        try:
+            cause("ConsumerLagHigh", "5,000 events come in and the stream is kept from them", lambda: burst(lab, 5000))
+            cause("ThroughputLow", "the producer is suspended", lambda: hit(lab, signal.SIGSTOP, "producer"))
+            began = time.time()
             client = beside.submit(wrong_clock, lab, 60)
             seen("BatchTimeHigh", 60)
             # Before the store is back, or the stream would catch up; and before it loses its lease.
             hit(lab, signal.SIGSTOP, "spark-streaming")
+        finally:
             hit(lab, signal.SIGCONT, "minio")
         cause_of = f"a client a day ahead: {client.result()} requests failed"
         found["ProduceErrorRatioHigh"] = {"cause": cause_of, "began": began}
-    finally:
-        hit(lab, signal.SIGCONT, "minio")
     try:
         cause("StorageUsageHigh", "the buckets are filled to 85 % of what they may hold", lambda: fill(lab, capacity))
         seen("ProduceErrorRatioHigh", 120)

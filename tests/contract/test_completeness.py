@@ -333,8 +333,7 @@ def test_alerts_of_the_catalog_exist(name: str) -> None:
 
 def read_by(alert: alerting.Alert) -> set[str]:
     """Return the metrics that an alert reads, by itself or through what is recorded."""
-    records = {record.name: record.expr for record in DEFINITIONS.records}
-    return set(alerting.metrics_of(alerting.expanded(alert.expr, records)))
+    return set(alerting.read_by(alert, DEFINITIONS))
 
 
 @pytest.mark.parametrize("metric", monitoring.FIVE_METRICS)

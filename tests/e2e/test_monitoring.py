@@ -86,9 +86,8 @@ def test_a_run_of_a_schedule_is_known_with_its_period(lab: Lab) -> None:
 
 def test_every_metric_that_an_alert_reads_is_there(lab: Lab) -> None:
     definitions = alerting.load(ROOT / "config" / "prometheus" / "alerts.yml")
-    records = {record.name: record.expr for record in definitions.records}
     alerts = [alert for alert in alerting.each_metric(definitions) if not alert.absence_is_normal]
-    read = {metric for alert in alerts for metric in alerting.metrics_of(alerting.expanded(alert.expr, records))}
+    read = {metric for alert in alerts for metric in alerting.read_by(alert, definitions)}
     assert set(monitoring.FIVE_METRICS) <= read
     counted = f'count by (__name__) ({{__name__=~"{"|".join(sorted(read))}"}})'
     assert {one["__name__"] for one in series(lab, counted, lambda found: len(found) == len(read))} == read

@@ -332,6 +332,11 @@ def metrics_of(expr: str) -> list[str]:
     return list(dict.fromkeys(word for word in words if word not in _OPERATORS))
 
 
+def read_by(alert: Alert, definitions: Definitions) -> list[str]:
+    """Return the metrics that an alert reads, by itself or through what is recorded, each once."""
+    return metrics_of(expanded(alert.expr, {record.name: record.expr for record in definitions.records}))
+
+
 def each_metric(definitions: Definitions) -> tuple[Alert, ...]:
     """Return the alerts, with one that stands for many metrics replaced by one for each of them.
 

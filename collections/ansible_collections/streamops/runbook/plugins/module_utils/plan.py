@@ -13,7 +13,7 @@ from .certificate_checks import CHECK as CERTIFICATE
 from .errors import Refused, RunbookError
 from .health import lost_brokers, lost_nodes, lost_quorum, pressing, silent_lines
 from .monitoring import SERVICES as MONITORING
-from .probes import DEPLOY, Check
+from .probes import DEPLOY, WORKING, Check
 
 INTENTS = ("observe", "recover", "restart", "start", "stop")
 # Producers before what they feed; combined Kafka nodes share one rank, since they stop all at once.
@@ -173,7 +173,7 @@ def _recover(
         return Action(name, host, "restart", "its process is suspended and answers nothing")
     if state == "isolated":
         return Action(name, host, "restart", f"it runs and reaches nobody: {detail}")
-    if state not in ("running", "starting"):
+    if state not in WORKING:
         return Action(name, host, "start", f"{state} ({detail})" if detail != state else state)
     own = [
         check
@@ -210,7 +210,7 @@ def _decide(
     restart_monitoring: bool,
 ) -> Action | None:
     name, host, state = str(service["service"]), str(service["host"]), str(service["state"])
-    works = state in ("running", "starting")
+    works = state in WORKING
     if intent == "stop":
         occupied = works or state in (*STUCK, "backoff")
         return Action(name, host, "stop", f"it is {state}") if occupied else None
@@ -309,7 +309,7 @@ def unsure(plan: Plan, services: Sequence[Mapping[str, Any]]) -> dict[tuple[str,
     :param services: those that the plan was made of.
     :returns: the actions by service and host.
     """
-    running = {(info["service"], info["host"]) for info in services if info["state"] in ("running", "starting")}
+    running = {(info["service"], info["host"]) for info in services if info["state"] in WORKING}
     asked = {(action.service, action.host): action for action in plan.of("restart")}
     # Told to restart, a plan takes what runs by its age, and only of what watches by its answers.
     return {

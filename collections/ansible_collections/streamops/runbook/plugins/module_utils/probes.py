@@ -21,6 +21,8 @@ from . import tls
 from .errors import RunbookError
 
 REPAIR = "emergency-restart"
+# A process that is there and can work.
+WORKING = ("running", "starting")
 # What helps where no restart does: deploying issues certificates that are missing or have ended.
 DEPLOY = "site"
 
@@ -96,7 +98,7 @@ def service_check(info: Mapping[str, Any]) -> Check:
         "service.running",
         str(info["service"]),
         str(info["host"]),
-        state in ("running", "starting"),
+        state in WORKING,
         f"{state} ({detail})" if detail else state,
         "running",
         "site" if state == "absent" else REPAIR,
