@@ -101,7 +101,8 @@ def figures(measured: dict[str, Any], fault: str, proof: str, procedure: str) ->
 def injected_later(scenario: str, fault: str) -> bool:
     """Whether a fault is injected after its scenario has converged: its run is told with it, and no control is."""
     playbooks = (ROOT / "molecule" / scenario).rglob("*.yml")
-    return any(f"lab_fault: {fault}}}" in path.read_text(encoding="utf-8") for path in playbooks)
+    told = re.compile(rf"\blab_fault: {re.escape(fault)}(?![\w-])")
+    return any(told.search(path.read_text(encoding="utf-8")) for path in playbooks)
 
 
 def faults_table(entries: dict[str, catalog.Procedure], measured: dict[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """Look for the lab's own secrets wherever they must not stand, and fail where one is found.
 
-The secrets are the lab's credentials, each generated for it alone, so that a hit is a leak. They may stand in the
-credentials file and in the configuration of the services, which are mode 0600. Looked through is what the lab has
-written (records, logs, spool, messages), what any command on it has said, every bundle of evidence, what its services
-show by HTTP, and the command lines of all processes. Prometheus is asked for its series: on its disk they are packed.
+The secrets are the lab's credentials and the keys of its certificates, each generated for it alone, so that a hit is a
+leak. They may stand in the credentials file, in the configuration of the services and in the folders of certificates,
+which are mode 0600. Looked through is what the lab has written (records, logs, spool, messages), what any command on
+it has said, every bundle of evidence, what its services show by HTTP, and the command lines of all processes.
+Prometheus is asked for its series: on its disk they are packed. What machines and containers have said is brought into
+the folder of evidence before.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import ssl
 import sys
 import tarfile
 import urllib.request
@@ -55,6 +58,15 @@ def secrets(credentials: Path) -> dict[str, str]:
     return values
 
 
+def keys(folder: Path) -> dict[str, str]:
+    """Return of every private key below a folder its first line of base64; it is long, and no other key has it."""
+    found = {}
+    for path in sorted(folder.rglob("*.key")):
+        first = path.read_text().splitlines()[1]
+        found[f"key {path.relative_to(folder)}"] = first
+    return found
+
+
 def forms(secret: str) -> set[bytes]:
     """Return the secret as it is and as it looks inside of base64, wherever it stands in what was encoded."""
     raw = secret.encode()
@@ -83,12 +95,22 @@ def _bundles(evidence: Path) -> Iterator[Place]:
                     yield Place("bundle", f"{bundle.name}:{member.name}", stream.read())
 
 
-def _pages(endpoints: Mapping[str, Any]) -> Iterator[Place]:
+def _shown_by(folder: Path) -> ssl.SSLContext | None:
+    """Return how the controller that has these certificates shows who it is; None in a lab without any."""
+    if not folder.is_dir():
+        return None
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.load_cert_chain(folder / "host.pem", folder / "host.key")
+    return context
+
+
+def _pages(endpoints: Mapping[str, Any], context: ssl.SSLContext | None) -> Iterator[Place]:
     urls = list(endpoints["metrics"].values())
     urls += [endpoints[service] + path for service, paths in PAGES.items() for path in paths]
     for url in urls:
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  an address of the lab's own
+            # An address of the lab's own.
+            with urllib.request.urlopen(url, timeout=10, context=context) as answer:  # noqa: S310
                 yield Place("page", url, answer.read())
         except OSError as error:
             # A lab that failed is removed as well; what does not answer tells nobody anything.
@@ -112,7 +134,7 @@ def places(root: Path, evidence: Path) -> Iterator[Place]:
     yield from _files("file", written)
     yield from _files("said", sorted(evidence.glob("*.log")))
     yield from _bundles(evidence)
-    yield from _pages(json.loads((root / "endpoints.json").read_text()))
+    yield from _pages(json.loads((root / "endpoints.json").read_text()), _shown_by(root / "tls" / "controller"))
     yield from _processes()
 
 
@@ -136,7 +158,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, required=True, help="the lab's root")
     parser.add_argument("--evidence", type=Path, required=True, help="the folder of evidence")
     given = parser.parse_args()
-    wanted = secrets(given.root / "credentials.json")
+    wanted = secrets(given.root / "credentials.json") | keys(given.root / "tls")
     hits, looked = search(wanted, places(given.root, given.evidence))
     counts = ", ".join(f"{kind} {count}" for kind, count in sorted(looked.items()))
     print(f"{len(wanted)} secrets, {looked.total()} places ({counts}), {len(hits)} hits")

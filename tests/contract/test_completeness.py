@@ -296,14 +296,36 @@ def test_what_watches_is_the_same_for_plan_role_and_inventory() -> None:
     assert services == hosts["procedure_monitoring_services"] == list(monitoring.SERVICES)
 
 
-def test_no_component_role_names_a_runtime() -> None:
-    runtimes = re.compile(r"\b(supervisord?|supervisorctl|systemd|systemctl|docker)\b")
-    for path in (ROOT / "roles").rglob("*"):
-        if path.is_file() and path.relative_to(ROOT / "roles").parts[0] not in (
-            "service",
-            "sandbox",
-        ):
-            assert not runtimes.search(path.read_text()), path
+def test_a_runtime_is_named_by_the_service_alone_and_by_the_inventory_that_chooses_it() -> None:
+    """So a further runtime touches the role service, the module service with what stands below it, and nothing else."""
+    runtimes = re.compile(r"\b(supervisor|supervisord|supervisorctl|systemd|systemctl|docker)\b", re.IGNORECASE)
+    plugins = ROOT / "collections" / "ansible_collections" / "streamops" / "runbook" / "plugins"
+    roles, logic, modules = ROOT / "roles", plugins / "module_utils", plugins / "modules"
+    allowed = {
+        *(roles / "service").rglob("*"),
+        *(logic / "runtime").rglob("*"),
+        *logic.glob("container_*.py"),
+        *modules.glob("container_*.py"),
+        logic / "docker_client.py",
+        # Its own words about who runs it, and the choices of the parameter.
+        logic / "service.py",
+        modules / "service.py",
+        modules / "service_info.py",
+    }
+    named = {
+        path
+        for folder in (roles, ROOT / "playbooks", plugins, ROOT / "pipeline", ROOT / "config" / "runbook")
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and runtimes.search(path.read_text())
+    }
+    assert named - allowed == set()
+    assert roles / "service" / "meta" / "argument_specs.yml" in named
+    chosen = {
+        path.relative_to(ROOT / "inventory").parts[0]
+        for path in (ROOT / "inventory").rglob("*.yml")
+        if re.search(r"^service_runtime:", path.read_text(), re.MULTILINE)
+    }
+    assert chosen == {"sandbox", "containers", "hosts"}
 
 
 def test_no_role_reads_the_groups_of_the_inventory() -> None:

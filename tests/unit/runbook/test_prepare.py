@@ -17,6 +17,8 @@ GIVEN: dict[str, Any] = {
     "artifact_cache": "/cache",
     "service_artifacts": ["kafka", "jmx-exporter"],
     "service_packages": ["openjdk-17-jre-headless", "python3-psutil"],
+    "service_definition": {"name": "clock"},
+    "service_nofile": 50000,
     "service_release": "/home/someone/releases/pipeline-0123456789ab",
     "__service_sets": {"paths": ["/cache/python/pipeline-aa", "/cache/python/spark-bb"]},
     "__service_installed": {"stdout_lines": ["python3-psutil installed", "openjdk-17-jre-headless config-files"]},
@@ -24,7 +26,9 @@ GIVEN: dict[str, Any] = {
 
 
 def render(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
-    content = "{{ {'trees': __service_trees, 'missing': __service_missing} | to_json }}"
+    content = (
+        "{{ {'trees': __service_trees, 'missing': __service_missing, 'definition': __service_definition} | to_json }}"
+    )
     task = {"ansible.builtin.copy": {"dest": str(folder / "rendered"), "mode": "0600", "content": content}}
     files = [str(ROLE / "defaults" / "main.yml"), str(ROLE / "vars" / "main.yml")]
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "vars_files": files, "tasks": [task]}
@@ -65,13 +69,15 @@ def test_a_host_gets_what_its_services_need_and_nothing_else(tmp_path: Path) -> 
     ]
     # One whose configuration alone is left is not installed.
     assert rendered["missing"] == ["openjdk-17-jre-headless"]
+    assert rendered["definition"] == {"name": "clock", "nofile": 50000}
 
 
 def test_a_host_that_needs_nothing_gets_nothing(tmp_path: Path) -> None:
     nothing = {
         "role_path": str(ROLE),
         "artifact_cache": "/cache",
+        "service_definition": {"name": "clock"},
         "__service_sets": {"skipped": True},
         "__service_installed": {"stdout_lines": ["python3-psutil installed"]},
     }
-    assert render(tmp_path, nothing) == {"trees": [], "missing": []}
+    assert render(tmp_path, nothing) == {"trees": [], "missing": [], "definition": {"name": "clock"}}

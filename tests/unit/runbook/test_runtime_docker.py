@@ -125,6 +125,8 @@ def test_a_service_gets_the_rights_that_it_needs_and_no_more(bed: Bed) -> None:
     assert (host["CapDrop"], host["SecurityOpt"], host["ReadonlyRootfs"]) == (["ALL"], ["no-new-privileges"], True)
     assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}}
     assert host["Ulimits"] == [{"Name": "nofile", "Soft": 20_000, "Hard": 20_000}]
+    fewer = service_body(bed, nofile=4096)["HostConfig"]["Ulimits"]
+    assert fewer == [{"Name": "nofile", "Soft": 4096, "Hard": 4096}]
     assert (body["User"], body["StopSignal"], body["StopTimeout"]) == ("7:8", "SIGINT", 90)
     assert body["NetworkingConfig"]["EndpointsConfig"]["pipe"]["IPAMConfig"] == {"IPv4Address": ADDRESS}
     assert body["Healthcheck"]["Test"] == ["CMD", "bash", "-c", f"exec 3<>/dev/tcp/{ADDRESS}/8080"]

@@ -138,13 +138,16 @@ def test_whose_data_a_stopped_service_has_is_read_from_its_disk(host: Host) -> N
 
 
 def test_deploying_twice_changes_once_and_starts_nothing(host: Host) -> None:
-    definition = host.define(memory_limit="64m")
+    definition = host.define(memory_limit="64m", nofile=2048)
     planned = host.runtime.deploy(definition, check=True)
     assert planned.did
     assert not (host.root / "services").exists()
     first = host.runtime.deploy(definition)
     assert first.did == planned.did
-    assert first.skipped == ["memory_limit 64m: supervisor can't enforce it"]
+    assert first.skipped == [
+        "memory_limit 64m: supervisor can't enforce it",
+        "nofile 2048: under supervisor a service has what its starter has",
+    ]
     assert host.runtime.deploy(definition).did == []
     info = host.runtime.info(definition.ref)
     assert (info["state"], info["detail"]) == ("stopped", "no supervisor")

@@ -178,7 +178,18 @@ class Host:
         for path in (self.root, self.units):
             path.mkdir()
         self.systemd = Manager(self.units)
-        self.runtime = SystemdRuntime(self.units, folder, self.systemd)
+        # What the kernel tells of the manager: its limits and its rights, here those of a machine of its own.
+        self.manager = folder / "manager"
+        self.manager.mkdir()
+        self.may(open_files=1024, rights=0x1FF_FFFF_FFFF)
+        self.runtime = SystemdRuntime(self.units, folder, self.systemd, manager=self.manager)
+
+    def may(self, open_files: int, rights: int) -> None:
+        (self.manager / "limits").write_text(
+            "Limit                     Soft Limit           Hard Limit           Units     \n"
+            f"Max open files            {open_files:<21}{open_files:<21}files     \n"
+        )
+        (self.manager / "status").write_text(f"Name:\tsystemd\nCapEff:\t{rights:016x}\n")
 
     def define(self, code: str = SLEEP, **changes: Any) -> ServiceDefinition:
         base: dict[str, Any] = {
@@ -415,6 +426,18 @@ def test_a_host_without_the_account_is_planned_and_refused(host: Host) -> None:
     with pytest.raises(Refused, match="no account nobody-of-that-name"):
         host.runtime.deploy(definition)
     assert not list(host.units.iterdir())
+
+
+def test_fewer_open_files_than_wanted_are_told_where_the_manager_may_give_no_more(host: Host) -> None:
+    definition = host.define(nofile=50_000)
+    assert host.unit(definition)["LimitNOFILE"] == ["50000"]
+    assert host.runtime.deploy(definition).skipped == []
+    # A machine that shares its kernel: all rights but that to raise limits.
+    host.may(open_files=20_000, rights=0x1FF_FFFF_FFFF & ~(1 << 24))
+    told = ["nofile 50000: the machine lets its system manager give 20000 and no more"]
+    assert host.runtime.deploy(definition, check=True).skipped == told
+    assert host.runtime.deploy(definition).skipped == told
+    assert host.runtime.deploy(host.define(nofile=20_000)).skipped == []
 
 
 def test_the_unit_of_another_root_is_left_alone(host: Host, tmp_path: Path) -> None:

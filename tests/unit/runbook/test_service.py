@@ -69,6 +69,8 @@ def definition(folder: Path, /, **changes: Any) -> dict[str, Any]:
         ({"stop_timeout": "30"}, "a number from 1 to 3600"),
         ({"start_seconds": -1}, "service clock.start_seconds: found -1"),
         ({"memory_limit": "lots"}, "a size like 768m"),
+        ({"nofile": 1023}, "service clock.nofile: found 1023, expected a number from 1024 to 1048576"),
+        ({"nofile": 2048.5}, "service clock.nofile: found 2048.5, expected a whole number"),
         ({"restart": {"policy": "sometimes"}}, "on-failure | always | never"),
         ({"restart": {"success_exit_codes": [256]}}, "success_exit_codes[0]: found 256"),
         ({"restart": {"retries": -1}}, "service clock.restart.retries: found -1"),

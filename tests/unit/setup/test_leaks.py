@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.programs import load
+from tests.unit.authority import Authority, serving
 
 ROOT = Path(__file__).resolve().parents[3]
 PLANTED = "q7Rz1mWc9LkX4bTn8VdJ2hYs6PfG3aEu5oKi0CwB"
@@ -157,6 +158,32 @@ def test_a_secret_in_a_command_line_is_found(lab: Path) -> None:
         process.stdin.close()
         process.stdout.close()
         process.wait()
+
+
+def test_a_key_of_a_certificate_is_found_as_it_is_and_inside_of_base64(lab: Path) -> None:
+    authority = Authority(lab / "tls")
+    for name in ("kafka-1", "kafka-2"):
+        authority.issue(name)
+    wanted = leaks.keys(lab / "tls")
+    assert list(wanted) == ["key kafka-1.key", "key kafka-2.key"]
+    log = lab / "hosts" / "kafka-1" / "log" / "kafka.log"
+    for text in (wanted["key kafka-1.key"], base64.b64encode((lab / "tls" / "kafka-1.key").read_bytes()).decode()):
+        log.write_text(f"before {text} after")
+        found, _ = leaks.search(wanted, leaks.places(lab, lab.parent / "evidence"))
+        assert found == [f"{log}: the secret of key kafka-1.key"]
+    # What everybody may know of it: the certificate.
+    log.write_text((lab / "tls" / "kafka-1.pem").read_text())
+    assert leaks.search(wanted, leaks.places(lab, lab.parent / "evidence"))[0] == []
+
+
+def test_pages_of_a_lab_with_certificates_are_asked_with_that_of_the_controller(lab: Path) -> None:
+    authority = Authority(lab / "tls" / "controller")
+    authority.issue("host")
+    with serving(authority.issue("prometheus"), clients=True) as server:
+        endpoints = {"metrics": {}, "prometheus": server.url, "alertmanager": "http://127.0.0.1:9"}
+        (lab / "endpoints.json").write_text(json.dumps(endpoints))
+        looked = leaks.search({}, leaks.places(lab, lab.parent / "evidence"))[1]
+    assert looked["page"] == len(leaks.PAGES["prometheus"])
 
 
 @pytest.mark.parametrize("before", ["", "a", "ab", "load:"])

@@ -156,7 +156,8 @@ class ServiceDefinition:
     process read its files with ``reloads`` again. ``user`` is the account that the process runs as,
     ``image`` and ``network`` are what its container is made from and joins, ``volumes`` are the
     folders below the root that hold data and outlive a container, ``mounts`` the absolute paths that
-    it reads besides its own root; a runtime without such a thing passes over them.
+    it reads besides its own root; a runtime without such a thing passes over them. ``nofile`` is how many
+    files a process may have open; None leaves it to the runtime.
     """
 
     name: str
@@ -182,6 +183,7 @@ class ServiceDefinition:
     network: str | None = None
     volumes: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()
+    nofile: int | None = None
 
     @property
     def ref(self) -> ServiceRef:
@@ -198,7 +200,7 @@ class ServiceDefinition:
         body = dataclasses.asdict(self)
         for field in ("directories", "validate", "reload_signal", "identity"):
             del body[field]
-        for field in ("user", "image", "network", "volumes", "mounts"):
+        for field in ("user", "image", "network", "volumes", "mounts", "nofile"):
             # As below: what a runtime does not use may not ask for a restart.
             if not body[field]:
                 del body[field]
@@ -265,6 +267,12 @@ class _Reader:
             raise Refused(f"{self.where}.{field}", repr(value), f"a number from {low} to {high}")
         if not low <= value <= high:
             raise Refused(f"{self.where}.{field}", repr(value), f"a number from {low} to {high}")
+        return value
+
+    def integer(self, field: str, low: int, high: int) -> int:
+        value = self.number(field, low, high, _REQUIRED)
+        if not isinstance(value, int):
+            raise Refused(f"{self.where}.{field}", repr(value), f"a whole number from {low} to {high}")
         return value
 
     def flag(self, field: str, default: bool) -> bool:
@@ -453,6 +461,7 @@ def parse_definition(data: object) -> ServiceDefinition:
         network=_read_optional(read, "network", "a network's name", HOST),
         volumes=_read_paths(read, "volumes", _BELOW_ROOT, _relative),
         mounts=_read_paths(read, "mounts", _ROOT_ALLOWED, _absolute),
+        nofile=None if read.value("nofile", None) is None else read.integer("nofile", 1024, 1_048_576),
     )
 
 

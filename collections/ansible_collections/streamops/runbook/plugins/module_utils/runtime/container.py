@@ -40,7 +40,8 @@ FIRST = "container.py"
 #: The folder that a service may always write to, relative to the root: its record and its state as metrics.
 STATE = "state"
 
-#: Files that a process may open. The engine's own limit can be lower, and then no container starts.
+#: Files that a process may have open, of a definition that does not say. The engine's own limit can be lower, and
+#: then no container starts.
 NOFILE = 20_000
 
 _PYTHON = "/usr/bin/python3"
@@ -169,7 +170,7 @@ def environment(definition: Definition) -> list[str]:
     return [f"{key}={value}" for key, value in sorted(variables.items())]
 
 
-def service_body(definition: Definition, image: Image, holder: str | None, nofile: int = NOFILE) -> Body:
+def service_body(definition: Definition, image: Image, holder: str | None) -> Body:
     """The container that runs the service.
 
     :param holder: the container whose network it shares; None gives it an address of its own.
@@ -186,7 +187,7 @@ def service_body(definition: Definition, image: Image, holder: str | None, nofil
         "StopSignal": f"SIG{definition['stop_signal']}",
         "StopTimeout": round(definition["stop_timeout"]),
         "HostConfig": {
-            **_confined(nofile),
+            **_confined(definition),
             "Mounts": mounts(definition),
             "RestartPolicy": restart_policy(definition),
         },
@@ -207,7 +208,7 @@ def service_body(definition: Definition, image: Image, holder: str | None, nofil
     return body
 
 
-def holder_body(definition: Definition, image: Image, nofile: int = NOFILE) -> Body:
+def holder_body(definition: Definition, image: Image) -> Body:
     """The container that does nothing but hold the address which several services of a host share."""
     body: Body = {
         "Image": definition["image"],
@@ -216,14 +217,16 @@ def holder_body(definition: Definition, image: Image, nofile: int = NOFILE) -> B
         "User": image.account,
         # As first process, sleep takes no other signal.
         "StopSignal": "SIGKILL",
-        "HostConfig": {**_confined(nofile), "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0}},
+        "HostConfig": {**_confined(definition), "RestartPolicy": {"Name": "unless-stopped", "MaximumRetryCount": 0}},
         "Labels": labels(definition, "address"),
     }
     _join(body, definition, None)
     return body
 
 
-def _confined(nofile: int) -> Body:
+def _confined(definition: Definition) -> Body:
+    # What an older release has stored does not say.
+    nofile = definition.get("nofile") or NOFILE
     return {
         "ReadonlyRootfs": True,
         "Tmpfs": _TMPFS,
@@ -260,7 +263,7 @@ def endpoint(definition: Definition) -> Body:
     return {"IPAMConfig": {"IPv4Address": definition["address"]}, "Aliases": [definition["host"]]}
 
 
-def init_body(definition: Definition, image: Image, nofile: int = NOFILE) -> Body:
+def init_body(definition: Definition, image: Image) -> Body:
     """The container that prepares the data once: same image, files and volumes, no network."""
     body: Body = {
         "Image": definition["image"],
@@ -269,7 +272,7 @@ def init_body(definition: Definition, image: Image, nofile: int = NOFILE) -> Bod
         "Env": environment(definition),
         "User": image.account,
         "WorkingDir": definition["root"],
-        "HostConfig": {**_confined(nofile), "Mounts": mounts(definition), "NetworkMode": "none"},
+        "HostConfig": {**_confined(definition), "Mounts": mounts(definition), "NetworkMode": "none"},
         "Labels": labels(definition, "task"),
     }
     limit = memory_bytes(definition["memory_limit"])

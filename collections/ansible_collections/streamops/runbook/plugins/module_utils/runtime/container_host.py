@@ -29,7 +29,6 @@ from ansible_collections.streamops.runbook.plugins.module_utils.docker_client im
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import Outcome, container
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.container import (
-    NOFILE,
     Definition,
     Image,
 )
@@ -62,7 +61,6 @@ class HostContainers:
     """Containers of the services of a host.
 
     :param connect: gives the engine; asked once, when the first call needs it.
-    :param nofile: files that a process may open; no more than the engine may itself.
     """
 
     def __init__(
@@ -70,12 +68,10 @@ class HostContainers:
         connect: Callable[[], Engine],
         clock: Callable[[], float],
         sleep: Callable[[float], None],
-        nofile: int = NOFILE,
     ) -> None:
         self._connect = connect
         self._clock = clock
         self._sleep = sleep
-        self._nofile = nofile
         self._connected: Engine | None = None
 
     @property
@@ -236,7 +232,7 @@ class HostContainers:
             return None
         for one in self.listed(stored["root"], stored["host"], "address"):
             return str(one["Id"])
-        body = container.holder_body(stored, image, self._nofile)
+        body = container.holder_body(stored, image)
         return str(self.engine.create_container_from_config(body, stored["host"])["Id"])
 
     def bearer(self, stored: Definition, there: Body) -> Body | None:
@@ -299,7 +295,7 @@ class HostContainers:
 
     def body(self, stored: Definition, image: Image, holder: str | None) -> Body:
         """What the service's container is to be made from."""
-        return container.service_body(stored, image, holder, self._nofile)
+        return container.service_body(stored, image, holder)
 
     def create(self, stored: Definition, image: Image) -> Body:
         """Make the service's container, with its volumes in the hands of its account; it is not started."""
@@ -345,7 +341,7 @@ class HostContainers:
         # A container of an older definition may lack the very volume.
         if current and not self.init_needed(stored, there):
             return False
-        body = container.init_body(stored, image, self._nofile)
+        body = container.init_body(stored, image)
 
         def done(task: str) -> bool:
             return not self.init_needed(stored, {"Id": task})

@@ -33,7 +33,6 @@ from ansible_collections.streamops.runbook.plugins.module_utils.runtime import (
 )
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime.container import (
     FIRST,
-    NOFILE,
     STATE,
     Definition,
     Image,
@@ -84,7 +83,6 @@ class DockerRuntime:
 
     :param connect: gives the engine; asked once, when the first call needs it.
     :param now: the time in Unix seconds, which the engine and the containers share with this machine.
-    :param nofile: files that a process may open; no more than the engine may itself.
     """
 
     def __init__(
@@ -93,12 +91,11 @@ class DockerRuntime:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.time,
-        nofile: int = NOFILE,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
         self._now = now
-        self._host = HostContainers(connect, clock, sleep, nofile)
+        self._host = HostContainers(connect, clock, sleep)
 
     # Verbs
 

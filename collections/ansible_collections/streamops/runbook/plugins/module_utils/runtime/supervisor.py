@@ -187,6 +187,8 @@ class SupervisorRuntime:
         outcome = Outcome(did=plan.summary(), diff=plan.diff)
         if definition.memory_limit is not None:
             outcome.skipped.append(f"memory_limit {definition.memory_limit}: supervisor can't enforce it")
+        if definition.nofile is not None:
+            outcome.skipped.append(f"nofile {definition.nofile}: under supervisor a service has what its starter has")
         validate_files(definition, plan)
         prepare = init_needed(definition)
         if prepare and definition.init is not None:

@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -95,6 +96,8 @@ _MOMENT_SECONDS = 0.3
 _POLL_SECONDS = 0.1
 _LEFTOVER_SECONDS = 5.0
 _LOG_LINES_MAX = 10_000
+#: Number of the right to raise limits beyond one's own.
+_CAP_SYS_RESOURCE = 24
 
 
 def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
@@ -125,6 +128,7 @@ class SystemdRuntime:
     :param unit_folder: where units of the administrator stand.
     :param lock_folder: where only root may write, and which is empty after a restart of the machine.
     :param run: runs a command for at most so many seconds.
+    :param manager: where the kernel tells of the system manager's own process.
     """
 
     def __init__(
@@ -134,12 +138,14 @@ class SystemdRuntime:
         run: Run = _run,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        manager: Path = Path("/proc/1"),
     ) -> None:
         self._unit_folder = unit_folder
         self._lock_folder = lock_folder
         self._run = run
         self._clock = clock
         self._sleep = sleep
+        self._manager = manager
 
     # Verbs
 
@@ -151,6 +157,7 @@ class SystemdRuntime:
             _refuse_foreign_unit(path, definition.root)
         plan = plan_files(definition, [unit_file, *self._watch_files(definition.root)], owner)
         outcome = Outcome(did=plan.summary(), diff=plan.diff)
+        outcome.skipped += self._skipped_nofile(definition)
         if owner is None:
             outcome.skipped.append(f"validate: no account {definition.user} yet, so the host is not prepared")
         else:
@@ -300,6 +307,21 @@ class SystemdRuntime:
         if done.returncode != 0:
             raise ServiceError(f"journal of {unit_name(ref.name)}", _last_line(done), "a journal that can be read")
         return done.stdout.splitlines()[-lines:]
+
+    def _skipped_nofile(self, definition: ServiceDefinition) -> list[str]:
+        """Tell that systemd, as it does silently, will give the service fewer open files than it wants."""
+        wanted = definition.nofile
+        try:
+            limits, status = ((self._manager / name).read_text() for name in ("limits", "status"))
+        except OSError:
+            return []
+        most = re.search(r"^Max open files +\d+ +(\d+)", limits, re.MULTILINE)
+        rights = re.search(r"^CapEff:\s+([0-9a-f]+)$", status, re.MULTILINE)
+        if wanted is None or most is None or rights is None:
+            return []
+        if wanted <= int(most[1]) or int(rights[1], 16) >> _CAP_SYS_RESOURCE & 1:
+            return []
+        return [f"nofile {wanted}: the machine lets its system manager give {most[1]} and no more"]
 
     # Files
 

@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused
 from ansible_collections.streamops.runbook.plugins.module_utils.service import TAG_ROOT, TAG_SERVICE, ServiceDefinition
 
-#: A broker keeps each segment of each partition and each client's connection open as a file; the usual 1,024 last
-#: for some hundred partitions. Where a machine allows less, systemd takes what it gets.
+#: Of a definition that does not say. A broker keeps each segment of each partition and each client's connection open
+#: as a file; the usual 1,024 last for some hundred partitions.
 LIMIT_NOFILE = 100_000
 #: Long enough that a program which fails at once does not use a core by itself, short beside the boot of any service.
 RESTART_SECONDS = 2
@@ -75,7 +75,7 @@ def unit_text(definition: ServiceDefinition) -> str:
         f"TimeoutStopSec={definition.stop_timeout:g}s",
         *_restart_lines(definition),
         *_memory_lines(definition),
-        f"LimitNOFILE={LIMIT_NOFILE}",
+        f"LimitNOFILE={definition.nofile or LIMIT_NOFILE}",
         "UMask=0027",
         "NoNewPrivileges=yes",
         "PrivateTmp=yes",
