@@ -25,6 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="leave this one out; it counts as skipped",
     )
+    parser.addoption(
+        "--counts",
+        type=Path,
+        metavar="FILE",
+        help="of a run in several parts: each adds its counts and seconds to this file, and ends with the sums",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -108,8 +114,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         (evidence / name).write_text(json.dumps(found, indent=2) + "\n")
 
 
+def summed(config: pytest.Config) -> dict[str, float]:
+    """Return how many tests ended how and the seconds, together with those of the parts of the run before this one."""
+    found: dict[str, float] = {outcome: len(reports) for outcome, reports in _reports(config).items()}
+    found["seconds"] = time.monotonic() - config.stash[_BEGAN]
+    path: Path | None = config.getoption("--counts")
+    if path is not None:
+        before: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        found = {name: value + before.get(name, 0) for name, value in found.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found) + "\n")
+    return found
+
+
 def summary(config: pytest.Config) -> list[str]:
-    """Return what the run has proven: seconds of each scenario, what failed, ids of the faults, the seconds of all."""
+    """Return what the run has proven: seconds of each scenario, what failed, ids of the faults."""
     reports = [report for some in _reports(config).values() for report in some]
     scenarios = {scenario["name"]: scenario for report in reports for scenario in _properties(report, "scenario")}
     proven, unproven = _faults(config)
@@ -122,7 +141,7 @@ def summary(config: pytest.Config) -> list[str]:
         lines.append(f"faults proven: {', '.join(proven) or 'none'}")
     if unproven:
         lines.append(f"faults not proven: {', '.join(unproven)}")
-    return [*lines, f"all of it: {time.monotonic() - config.stash[_BEGAN]:.0f} s"]
+    return lines
 
 
 @pytest.hookimpl(trylast=True)
@@ -133,12 +152,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     what the run has proven.
     """
     reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None:
+    # A worker of a run on several cores has one that shows nothing, and counts a share only.
+    if reporter is None or hasattr(config, "workerinput"):
         return
-    counts = {outcome: len(reports) for outcome, reports in _reports(config).items()}
-    line = f"{counts['passed']} passed, {counts['failed']} failed"
+    counts = summed(config)
+    line = f"{counts['passed']:.0f} passed, {counts['failed']:.0f} failed"
     if counts["skipped"]:
-        line += f", {counts['skipped']} skipped"
+        line += f", {counts['skipped']:.0f} skipped"
     reporter.ensure_newline()
-    for told in [*summary(config), line]:
+    for told in [*summary(config), f"all of it: {counts['seconds']:.0f} s", line]:
         reporter.write_line(told)

@@ -125,11 +125,14 @@ def test_soak_runs_five_times_unless_told_otherwise() -> None:
 class TestSummary:
     """The last lines of a run and its exit code, by a real pytest on a folder of its own."""
 
-    def lines(self, folder: Path, tests: str, **environment: str) -> tuple[int, list[str]]:
+    def lines(
+        self, folder: Path, tests: str, *, options: tuple[str, ...] = (), **environment: str
+    ) -> tuple[int, list[str]]:
+        folder.mkdir(exist_ok=True)
         (folder / "conftest.py").symlink_to(ROOT / "tests" / "conftest.py")
         (folder / "test_all.py").write_text(f"import pytest\n{tests}")
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(folder)],
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, str(folder)],
             # What it takes for its root depends on where it is called.
             cwd=folder,
             env=os.environ | {"ALLOW_SKIP": ""} | environment,
@@ -198,6 +201,14 @@ class TestSummary:
             "scenario default failed in prepare: TASK [Deploy]",
             "  fatal: [localhost]: FAILED!",
         ]
+
+    def test_parts_of_one_run_are_counted_together(self, tmp_path: Path) -> None:
+        options = ("--counts", str(tmp_path / "evidence" / "counts.json"))
+        bad = "def test_good(): pass\ndef test_bad(): assert False\n@pytest.mark.skip\ndef test_left_out(): pass\n"
+        code, lines = self.lines(tmp_path / "first", bad, options=(*options, "-n1"), ALLOW_SKIP="left_out")
+        assert (code, lines[-1]) == (1, "1 passed, 1 failed, 1 skipped")
+        code, lines = self.lines(tmp_path / "second", "def test_better(): pass\n", options=options)
+        assert (code, lines[-1]) == (0, "2 passed, 1 failed, 1 skipped")
 
     def test_what_was_measured_of_faults_is_kept(self, tmp_path: Path) -> None:
         self.lines(tmp_path, self.TESTS)
