@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,10 +75,8 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 def test_an_engine_that_answers_is_left_alone(machine: Machine) -> None:
     machine.client()
     machine.answers.touch()
-    began = time.monotonic()
     done = machine.engine()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - began < 1
     assert not (machine.files / LOCK).exists()
 
 
