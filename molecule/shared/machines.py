@@ -331,6 +331,24 @@ class Lab:
         if verb.answers:
             self.await_answers(machines, patience)
 
+    def delay(self, names: Sequence[str], milliseconds: int) -> None:
+        """Have every packet that a machine sends wait, or no longer (0), where its kernel can do that.
+
+        Says so where it can't, with the kernel's own words: whether it can is the kernel's, and that is this machine's.
+
+        :raises MachineError: the kernel can, and did not.
+        """
+        for machine in self.chosen(names, "delay"):
+            order = f"tc qdisc replace dev eth0 root netem delay {milliseconds}ms"
+            code, output = machine.container.exec_run((order if milliseconds else "tc qdisc del dev eth0 root").split())
+            said = output.decode(errors="replace").strip().replace("\n", " ")
+            if code == 0:
+                say(f"packets of {machine.name} wait {milliseconds} ms")
+            elif "kind is unknown" in said:
+                say(f"skipped: netem of {milliseconds} ms on {machine.name}: {said}")
+            else:
+                raise MachineError(f"machine {machine.name}", f"{order}: {said}", "packets that wait")
+
     def await_answers(self, names: Sequence[str], patience: float) -> None:
         """Wait until systemd of each machine has come up, and sshd answers where the network reaches it.
 
@@ -632,6 +650,9 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("down", parents=[of_a_lab], help="remove all that carries the lab's label")
     status = verbs.add_parser("status", parents=[of_a_lab], help="the machines and their state")
     status.add_argument("--json", action="store_true", help="for programs")
+    delay = verbs.add_parser("delay", parents=[of_a_lab], help="their packets wait, where the kernel has netem")
+    delay.add_argument("--milliseconds", type=int, required=True, help="0 for no longer")
+    delay.add_argument("machines", nargs="+", metavar="NAME")
     for verb in VERBS:
         acting = verbs.add_parser(verb, parents=[of_a_lab, waiting], help=f"the machines named are {VERBS[verb].done}")
         acting.add_argument("machines", nargs="+", metavar="NAME")
@@ -657,6 +678,8 @@ def main() -> int:
             say("\n".join(f"removed {what}" for what in lab.down()) or f"nothing is labelled {lab.label}")
         elif given.verb == "status":
             show(lab, given.json)
+        elif given.verb == "delay":
+            lab.delay(given.machines, given.milliseconds)
         else:
             lab.do(given.verb, given.machines, given.patience)
     except (MachineError, DockerException) as error:

@@ -269,6 +269,39 @@ def test_a_verb_hits_all_or_none(lab: Any, engine: Engine) -> None:
     assert engine.log == []
 
 
+@pytest.mark.parametrize(
+    ("milliseconds", "code", "said", "told"),
+    [
+        (100, 0, "", "packets of a wait 100 ms"),
+        (0, 0, "", "packets of a wait 0 ms"),
+        (100, 2, "Error: Specified qdisc kind is unknown.\n", "skipped: netem of 100 ms on a: Error: Specified"),
+    ],
+)
+def test_packets_wait_where_the_kernel_can_do_that(
+    lab: Any,
+    engine: Engine,
+    capsys: pytest.CaptureFixture[str],
+    milliseconds: int,
+    code: int,
+    said: str,
+    told: str,
+) -> None:
+    asked: list[list[str]] = []
+    machine = engine.containers.list(filters={"label": f"{machines.MACHINE}=a"})[0]
+    machine.exec_run = lambda command: asked.append(command) or (code, said.encode())
+    lab.delay(["a"], milliseconds)
+    assert capsys.readouterr().out.startswith(told)
+    assert asked[0][:2] == ["tc", "qdisc"]
+    assert ("delay" in asked[0]) is bool(milliseconds)
+
+
+def test_a_delay_that_fails_for_another_reason_is_an_error(lab: Any, engine: Engine) -> None:
+    machine = engine.containers.list(filters={"label": f"{machines.MACHINE}=a"})[0]
+    machine.exec_run = lambda _: (1, b"Cannot find device eth0")
+    with pytest.raises(machines.MachineError, match="Cannot find device"):
+        lab.delay(["a"], 100)
+
+
 def test_two_labs_may_have_machines_of_one_name(engine: Engine, tmp_path: Path) -> None:
     prefixes = {machines.Lab(engine, tmp_path / name).prefix for name in ("mine", "other")}
     assert len(prefixes) == 2
