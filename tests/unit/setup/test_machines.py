@@ -288,7 +288,12 @@ def test_packets_wait_where_the_kernel_can_do_that(
 ) -> None:
     asked: list[list[str]] = []
     machine = engine.containers.list(filters={"label": f"{machines.MACHINE}=a"})[0]
-    machine.exec_run = lambda command: asked.append(command) or (code, said.encode())
+
+    def answer(command: list[str]) -> tuple[int, bytes]:
+        asked.append(command)
+        return code, said.encode()
+
+    machine.exec_run = answer
     lab.delay(["a"], milliseconds)
     assert capsys.readouterr().out.startswith(told)
     assert asked[0][:2] == ["tc", "qdisc"]

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -126,7 +127,7 @@ class TestSummary:
     """The last lines of a run and its exit code, by a real pytest on a folder of its own."""
 
     def lines(
-        self, folder: Path, tests: str, *, options: tuple[str, ...] = (), **environment: str
+        self, folder: Path, tests: str, *, options: Sequence[str] = (), **environment: str
     ) -> tuple[int, list[str]]:
         folder.mkdir(exist_ok=True)
         (folder / "conftest.py").symlink_to(ROOT / "tests" / "conftest.py")
@@ -144,7 +145,7 @@ class TestSummary:
         return done.returncode, done.stdout.splitlines()
 
     def run(self, folder: Path, tests: str, **environment: str) -> tuple[int, str]:
-        code, lines = self.lines(folder, tests, **environment)
+        code, lines = self.lines(folder, tests, options=(), **environment)
         return code, lines[-1]
 
     def test_an_error_counts_as_failed(self, tmp_path: Path) -> None:

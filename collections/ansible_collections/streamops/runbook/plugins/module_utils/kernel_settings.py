@@ -71,6 +71,9 @@ def settle(
             if reason and name in required:
                 raise _refused(name, found[name], settings[name], reason)
         if reason:
+            if not plan_only and (told := _read(kernel, name)) != found[name]:
+                # It took another value than it was given.
+                settled.did.append(f"set {name} from {found[name]} to {told}")
             here = f", here it is {found[name]}" if found[name] is not None else ""
             settled.skipped.append(f"sysctl {name}={settings[name]}: {reason}{here}")
             del settings[name]
