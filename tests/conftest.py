@@ -103,6 +103,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     unexplained = [name for name in skipped if not any(part in name for part in allowed)]
     if unexplained and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if session.config.getoption("collectonly"):
+        # Nothing was run, and what an earlier run has measured stays.
+        return
     found = figures(session.config)
     alone = str(session.config.getoption("--scenario", ""))
     # Of a scenario that failed nothing of an earlier run is left.

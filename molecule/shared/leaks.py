@@ -37,6 +37,10 @@ PAGES = {
 }
 
 
+# Where none of a kind was looked at, nothing is proven.
+KINDS = ("bundle", "file", "page", "process", "said")
+
+
 @dataclass(frozen=True)
 class Place:
     """Something to look through.
@@ -132,7 +136,7 @@ def places(root: Path, evidence: Path) -> Iterator[Place]:
     written = [root / "state", root / "lab", root / "endpoints.json"]
     written += [*root.glob("hosts/*/log"), *root.glob("hosts/*/state"), *root.glob("hosts/*/data/inbox")]
     yield from _files("file", written)
-    yield from _files("said", sorted(evidence.glob("*.log")))
+    yield from _files("said", sorted(path for form in ("log", "json", "xml") for path in evidence.glob(f"*.{form}")))
     yield from _bundles(evidence)
     yield from _pages(json.loads((root / "endpoints.json").read_text()), _shown_by(root / "tls" / "controller"))
     yield from _processes()
@@ -163,7 +167,10 @@ def main() -> int:
     counts = ", ".join(f"{kind} {count}" for kind, count in sorted(looked.items()))
     print(f"{len(wanted)} secrets, {looked.total()} places ({counts}), {len(hits)} hits")
     print("\n".join(hits))
-    return 1 if hits or not wanted else 0
+    missing = [kind for kind in KINDS if not looked[kind]]
+    if missing:
+        print(f"{given.root}: found no {' and no '.join(missing)} to look at, expected some of each")
+    return 1 if hits or missing or not wanted else 0
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from types import ModuleType
@@ -71,6 +73,27 @@ def test_a_receiver_takes_connections_and_answers_nothing_until_it_is_ended(faul
         until.touch()
         thread.join(5)
     assert not thread.is_alive()
+
+
+def test_a_fault_hits_what_stands_below_the_root_and_nothing_else(faults: ModuleType, tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    places = [mine / "hosts" / "kafka-1", other / "hosts" / "kafka-1", mine / "hosts" / "kafka-1" / "deeper"]
+    started = [
+        subprocess.Popen(["sleep", "60"], env={"STREAMOPS_ROOT": str(place), "STREAMOPS_SERVICE": "kafka"})
+        for place in places
+    ]
+    # As a lab of ours would be called, without being one.
+    started.append(subprocess.Popen(["sleep", "60"], env={"STREAMOPS_SERVICE": "kafka", "HOME": str(mine)}))
+    try:
+        assert [process.pid for process, _, _ in faults.marked(mine)] == [started[0].pid]
+        assert faults.inject(mine, signal.SIGKILL, {"minio"}, None) == []
+        assert len(faults.inject(mine, signal.SIGKILL, {"kafka"}, "kafka-1")) == 1
+        assert started[0].wait(5) == -signal.SIGKILL
+        assert [process.poll() for process in started[1:]] == [None, None, None]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def entry(labels: dict[str, str], **annotations: str) -> dict[str, Any]:

@@ -105,6 +105,8 @@ def test_a_lab_without_leaks_has_none_and_every_kind_of_place_is_looked_through(
         "hosts/m-1/data/inbox/messages.jsonl",
         "../evidence/outputs.log",
         "../evidence/ansible.log",
+        "../evidence/soak-1.xml",
+        "../evidence/faults.json",
     ],
 )
 def test_a_secret_in_a_file_is_found(lab: Path, place: str) -> None:
@@ -193,9 +195,8 @@ def test_a_secret_inside_of_base64_is_found(lab: Path, before: str, encode: Call
     assert len(hits(lab)) == 1
 
 
-def test_the_program_fails_on_a_hit_and_never_says_the_secret(lab: Path) -> None:
-    (lab / "state" / "status.json").write_text(PLANTED)
-    done = subprocess.run(
+def program(lab: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [
             sys.executable,
             ROOT / "molecule" / "shared" / "leaks.py",
@@ -209,6 +210,26 @@ def test_the_program_fails_on_a_hit_and_never_says_the_secret(lab: Path) -> None
         timeout=60,
         check=False,
     )
+
+
+def test_the_program_is_content_only_where_it_has_looked_at_some_of_each_kind(lab: Path) -> None:
+    (lab / "state" / "status.json").write_text("nothing")
+    (lab.parent / "evidence" / "outputs.log").write_text("nothing\n")
+    done = program(lab)
+    assert done.returncode == 1
+    assert "found no bundle to look at" in done.stdout
+    bundle(lab.parent / "evidence" / "last.tar.gz", "nothing")
+    assert program(lab).returncode == 0
+    endpoints = {"metrics": {}, "prometheus": "http://127.0.0.1:9", "alertmanager": "http://127.0.0.1:9"}
+    (lab / "endpoints.json").write_text(json.dumps(endpoints))
+    done = program(lab)
+    assert done.returncode == 1
+    assert "found no page to look at" in done.stdout
+
+
+def test_the_program_fails_on_a_hit_and_never_says_the_secret(lab: Path) -> None:
+    (lab / "state" / "status.json").write_text(PLANTED)
+    done = program(lab)
     assert done.returncode == 1
     assert "1 hits" in done.stdout
     assert PLANTED not in done.stdout + done.stderr
