@@ -47,6 +47,17 @@ def live(lab: Lab) -> str:
     return str(prometheus(lab, "status/config")["yaml"])
 
 
+def live_routes(lab: Lab) -> str:
+    """Return the configuration that Alertmanager itself says it runs with."""
+    with urllib.request.urlopen(f"{lab.endpoints()['alertmanager']}/api/v2/status", timeout=10) as answer:  # noqa: S310
+        body: dict[str, Any] = json.load(answer)
+    return str(body["config"]["original"])
+
+
+# As config/escalation.yml says them, but for one.
+SLOWER = {"alertmanager_severities": {"P1": {"group_wait": "1s"}, "P4": {"group_wait": "17s"}}}
+
+
 def test_a_deployment_pages_nobody(lab: Lab) -> None:
     inbox = next((lab.root / "hosts").glob("*/data/inbox")) / "messages.jsonl"
     # The watchdog's route waits before it tells anybody anything.
@@ -136,17 +147,36 @@ def test_a_configuration_that_the_checker_refuses_is_never_put_in_place(
     assert ([path.read_text() for path in files], live(lab)) == (before, running)
 
 
+def test_other_routes_are_read_by_a_signal_and_so_are_the_former_ones(lab: Lab) -> None:
+    before, processes = live_routes(lab), lab.processes()
+    changed = lab.play("monitoring-configure", "-e", json.dumps(SLOWER))
+    assert changed.code == 0, changed.output[-3000:]
+    assert "17s" in configuration(lab, "alertmanager").read_text()
+    assert "17s" in live_routes(lab)
+    back = lab.play("monitoring-configure")
+    assert back.code == 0, back.output[-3000:]
+    assert live_routes(lab) == before
+    # By a signal, twice: nothing was restarted.
+    assert lab.processes() == processes
+
+
 @pytest.mark.fault("config-drift")
-def test_a_configuration_that_does_not_hold_is_put_back(lab: Lab) -> None:
-    before, running = configuration(lab).read_text(), live(lab)
+def test_configurations_that_do_not_hold_are_put_back(lab: Lab) -> None:
+    files = [configuration(lab), configuration(lab, "alertmanager")]
+
+    def there() -> tuple[list[str], str, str]:
+        return [path.read_text() for path in files], live(lab), live_routes(lab)
+
+    before = there()
     dead = {"name": "dead", "targets": [{"address": "127.0.0.1:9", "host": "nowhere", "service": "inbox"}]}
-    values = json.dumps({"prometheus_jobs": [dead]})
+    # The routes would hold, and are put back with the jobs that don't.
+    values = json.dumps({"prometheus_jobs": [dead], **SLOWER})
     answer = lab.play("monitoring-configure", "-e", values)
     assert answer.code == 2, answer.output[-3000:]
     record = lab.records("monitoring-configure")[-1]
     assert record["status"] == "rolled_back"
     assert any("put back" in deed for deed in record["did"])
-    assert (configuration(lab).read_text(), live(lab)) == (before, running)
+    assert there() == before
     again = lab.play("monitoring-configure")
     assert again.code == 0, again.output[-3000:]
     assert lab.records("monitoring-configure")[-1]["changed"] == 0
