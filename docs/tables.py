@@ -22,8 +22,15 @@ sys.path.insert(0, str(ROOT / "collections"))
 from ansible_collections.streamops.runbook.plugins.module_utils import catalog  # noqa: E402
 
 BEGIN = "<!-- made by docs/tables.py from config/runbook: begin -->"
+BEGIN_OUTAGE = "<!-- made by docs/tables.py from docs/faults.json: begin -->"
 END = "<!-- end -->"
 MEASURED = ROOT / "docs" / "faults.json"
+#: Where everything is killed under load: by inventory the scenario and the fault; None is what it begins with.
+OUTAGES = {
+    "sandbox": ("default", None),
+    "containers": ("containers", "containers-down"),
+    "hosts: machines over SSH, TLS, four MinIO nodes, Spark standalone": ("hosts", None),
+}
 
 
 def procedures_table(entries: dict[str, catalog.Procedure]) -> str:
@@ -37,6 +44,22 @@ def procedures_table(entries: dict[str, catalog.Procedure]) -> str:
         proofs = ", ".join(f"`{proof['scenario']}`" for proof in entry.proved_by)
         page = f"[{entry.name}](docs/runbooks/{entry.name}.md)"
         rows.append(f"| {page} | {entry.title} | {entry.risk} | {entry.severity} | {makes} | {proofs} |")
+    return "\n".join(rows)
+
+
+def outage_table(measured: dict[str, Any]) -> str:
+    """Return the table of one playbook on three inventories: the repair of the same outage on each."""
+    rows = [
+        "| Inventory | emergency-restart, s | changed | again, changed | events acknowledged | in the table | twice |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for inventory, (scenario, fault) in OUTAGES.items():
+        found = measured.get("scenarios", {}).get(scenario, {})
+        runs = found.get("faults", {}).get(fault, {}) if fault else found.get("procedures", {})
+        run = runs.get("emergency-restart", {})
+        counts = [run.get(name) for name in ("changed", "changed_again", "acked", "in_table", "duplicates")]
+        cells = ["-" if count is None else f"{count:,}" for count in counts]
+        rows.append(f"| {inventory} | {run.get('seconds', '-')} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -157,12 +180,12 @@ def of_today(entries: dict[str, catalog.Procedure], measured: dict[str, Any]) ->
     }
 
 
-def with_table(text: str, table: str, name: str) -> str:
+def with_table(text: str, table: str, name: str, begin: str = BEGIN) -> str:
     """Return ``text`` with what stands between the two marks replaced by ``table``."""
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{name}: the marks of the made table are missing; expected {BEGIN} ... {END}")
-    before, rest = text.split(BEGIN, 1)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    before, mark, rest = text.partition(begin)
+    if not mark or END not in rest:
+        raise SystemExit(f"{name}: the marks of the made table are missing; expected {begin} ... {END}")
+    return f"{before}{begin}\n{table}\n{END}{rest.split(END, 1)[1]}"
 
 
 def main() -> int:
@@ -185,13 +208,15 @@ def main() -> int:
             print(f"{found}; expected those of every row. Next: make test test-hosts", file=sys.stderr)
             return 1
         MEASURED.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    wanted = {ROOT / "README.md": procedures_table(entries)}
-    wanted[ROOT / "docs" / "faults.md"] = faults_table(entries, load_measured(MEASURED))
-    wanted |= {ROOT / "docs" / "runbooks" / f"{name}.md": page_head(entry) for name, entry in entries.items()}
+    measured = load_measured(MEASURED)
+    readme = {BEGIN: procedures_table(entries), BEGIN_OUTAGE: outage_table(measured)}
+    wanted = {ROOT / "README.md": readme, ROOT / "docs" / "faults.md": {BEGIN: faults_table(entries, measured)}}
+    wanted |= {ROOT / "docs" / "runbooks" / f"{name}.md": {BEGIN: page_head(entry)} for name, entry in entries.items()}
     stale = []
-    for path, table in wanted.items():
-        text = path.read_text(encoding="utf-8")
-        made = with_table(text, table, str(path.relative_to(ROOT)))
+    for path, made_tables in wanted.items():
+        text = made = path.read_text(encoding="utf-8")
+        for begin, table in made_tables.items():
+            made = with_table(made, table, str(path.relative_to(ROOT)), begin)
         if made != text:
             stale.append(str(path.relative_to(ROOT)))
             if not check:

@@ -135,7 +135,8 @@ else
           exec {number}>&-
         fi
       done
-      exec env -i PATH="$PATH" HOME=/root setsid dockerd >>"$log" 2>&1 </dev/null
+      # The mark tells whoever restarts an engine that this one is ours.
+      exec env -i PATH="$PATH" HOME=/root STREAMOPS_ENGINE=started setsid dockerd >>"$log" 2>&1 </dev/null
     ) &
     pid=$!
   fi

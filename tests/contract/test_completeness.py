@@ -156,6 +156,19 @@ def test_figures_that_are_taken_over_replace_those_of_the_same_row(tables: Modul
     }
 
 
+def test_the_same_outage_on_each_inventory_is_one_table(tables: ModuleType) -> None:
+    run = {"seconds": 48.9, "changed": 12, "changed_again": 0, "acked": 109870, "in_table": 109870, "duplicates": 0}
+    measured = {
+        "scenarios": {
+            "default": {"procedures": {"emergency-restart": run}},
+            "containers": {"faults": {"containers-down": {"emergency-restart": run | {"seconds": 69.7}}}},
+        }
+    }
+    rows = [line.split(" | ", 1)[1] for line in tables.outage_table(measured).splitlines()[2:]]
+    counts = "12 | 0 | 109,870 | 109,870 | 0 |"
+    assert rows == [f"48.9 | {counts}", f"69.7 | {counts}", "- | - | - | - | - | - |"]
+
+
 def test_a_row_of_faults_without_figures_is_named(tables: ModuleType) -> None:
     repair = {"status": "completed", "seconds": 12.34}
     measured: dict[str, Any] = {

@@ -34,7 +34,13 @@ ENDED = "completed|degraded|failed|rolled_back|refused"
 TASK, FATAL = re.compile(r"(TASK|PLAY) \[|PLAY RECAP"), re.compile(r"(fatal|failed): \[")
 # Of what a task says that failed: its end, where a nested run has its card.
 TOLD = 60
-CARD = re.compile(rf"^[-\s]*'?(?:fault (\S+): )?([a-z0-9-]+): ({ENDED}) in ([\d.]+) s, changed=")
+CARD = re.compile(rf"^[-\s]*'?(?:fault (\S+): )?([a-z0-9-]+): ({ENDED}) in ([\d.]+) s, changed=(\d+)")
+# A fault that this machine could not have.
+SKIPPED = re.compile(r"\bfault (\S+): skipped\b")
+# What verify says of the data, and the task that says it.
+FIGURE, FIGURES = re.compile(r"^\s+(acked|duplicates|in_table|lost): (\d+)$"), "TASK [The figures]"
+# They come in the order of their names.
+LAST_FIGURE = "lost"
 
 
 def faults(scenario: str) -> list[str]:
@@ -57,8 +63,12 @@ class Measured:
 
     :param seconds: of its actions together, without those of the lab.
     :param negative_control: whether its verify failed while nothing was repaired, and its fault outlived a plan.
-    :param procedures: by name the status and the seconds of the first run that showed its card.
+    :param procedures: by name what the first run that showed its card ended with: ``status``, ``seconds``, ``changed``;
+        ``changed_again`` of the run after it, and of the data that were looked at next ``acked``, ``in_table``,
+        ``duplicates`` and ``lost``, numbers of events.
     :param faults: the same by each fault that was injected after the scenario had converged.
+    :param skipped: those of them that could not be had on this machine.
+    :param unseen: runs whose data were not looked at yet.
     :param failed: what the task said at which the scenario ended, a line each, after the name of the action.
     """
 
@@ -68,11 +78,27 @@ class Measured:
     procedures: dict[str, dict[str, Any]] = field(default_factory=dict)
     faults: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    unseen: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def negative_control(self) -> bool:
         before = self.done[: self.done.index("converge")] if "converge" in self.done else self.done
         return before.count("verify") == 2
+
+    def note_run(self, fault: str | None, procedure: str, status: str, seconds: float, changed: int) -> None:
+        runs = self.faults.setdefault(fault, {}) if fault else self.procedures
+        if procedure in runs:
+            runs[procedure].setdefault("changed_again", changed)
+            return
+        runs[procedure] = {"status": status, "seconds": seconds, "changed": changed}
+        self.unseen.append(runs[procedure])
+
+    def note_figure(self, name: str, number: int) -> None:
+        for run in self.unseen:
+            run[name] = number
+        if name == LAST_FIGURE:
+            self.unseen.clear()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -107,9 +133,11 @@ def measured(answer: Answer) -> dict[str, Measured]:
             if one.failed and one.failed[0].startswith(f"{action[2]}: "):
                 one.failed = []
         elif card and current:
-            one = found[current]
-            runs = one.faults.setdefault(card[1], {}) if card[1] else one.procedures
-            runs.setdefault(card[2], {"status": card[3], "seconds": float(card[4])})
+            found[current].note_run(card[1], card[2], card[3], float(card[4]), int(card[5]))
+        elif current and (skipped := SKIPPED.search(line)):
+            found[current].skipped.append(skipped[1])
+        elif current and task[0].startswith(FIGURES) and (figure := FIGURE.match(line)):
+            found[current].note_figure(figure[1], int(figure[2]))
         if current and fatal:
             head, *rest = task
             found[current].failed = [f"{doing}: {head.rstrip('* ')}", *rest[-TOLD:]]
@@ -154,15 +182,25 @@ def molecule(request: pytest.FixtureRequest) -> Answer:
     """Run every scenario once, or one alone; each line is shown as it comes."""
     alone = str(request.config.getoption("--scenario"))
     lab: Lab = request.getfixturevalue("bare_lab" if alone in APART else "lab")
-    environment = {"MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache" / "molecule"), "NO_COLOR": "1"}
+    needed = "no" if alone in APART else "yes"
+    environment = {
+        "LAB_NEEDED": needed,
+        "MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache" / "molecule"),
+        "NO_COLOR": "1",
+    }
     without = [f"--exclude={name}" for name in left_out(request.config)]
     which = [f"--scenario-name={alone}"] if alone else ["--all", *without]
     (ROOT / ".cache" / "molecule" / "state.yml").unlink(missing_ok=True)
     return lab.run("molecule", "test", *which, live=True, more=environment)
 
 
-def test_scenario(molecule: Answer, scenario: str, record_property: Callable[[str, object], None]) -> None:
+def test_scenario(
+    molecule: Answer, scenario: str, record_property: Callable[[str, object], None], request: pytest.FixtureRequest
+) -> None:
     found = measured(molecule)[scenario]
+    # What was not injected was not proven, whatever the catalog says of the scenario.
+    properties = request.node.user_properties
+    properties[:] = [pair for pair in properties if pair not in [("fault", fault) for fault in found.skipped]]
     if found.done or found.failed:
         record_property("scenario", found.as_dict())
     wanted = Counter(sequence(scenario))

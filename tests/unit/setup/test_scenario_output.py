@@ -55,6 +55,57 @@ def test_the_task_at_which_a_scenario_failed_is_told_with_what_was_nested_in_it(
     ]
 
 
+DATA = """\
+INFO     [sink-down > prepare] Executing
+INFO     [sink-down > prepare] Executed: Successful
+INFO     [sink-down > converge] Executing
+emergency-restart: completed in 17.9 s, changed=2, module results 20
+INFO     [sink-down > converge] Executed: Successful
+INFO     [sink-down > idempotence] Executing
+emergency-restart: completed in 7.1 s, changed=0, module results 9
+INFO     [sink-down > idempotence] Executed: Successful
+INFO     [sink-down > verify] Executing
+TASK [The figures] ****
+ok: [localhost] =>
+    msg:
+        acked: 17459
+        duplicate_events: 0
+        duplicates: 0
+        in_table: 17459
+        lost: 0
+
+TASK [How the procedure ended] ****
+ok: [localhost] =>
+    msg:
+    - 'fault engine-restarted: health-check: completed in 4.0 s, changed=0, module results 1'
+
+TASK [The figures] ****
+ok: [localhost] =>
+    msg:
+        acked: 20000
+        duplicates: 0
+        in_table: 20000
+        lost: 0
+INFO     [sink-down > verify] Executed: Successful
+"""
+
+
+def test_what_a_run_ended_with_is_told_with_the_data_that_were_looked_at_after_it() -> None:
+    found = read(DATA)
+    data = {"acked": 17459, "duplicates": 0, "in_table": 17459, "lost": 0}
+    repair = {"status": "completed", "seconds": 17.9, "changed": 2, "changed_again": 0}
+    assert found.procedures == {"emergency-restart": repair | data}
+    later = {"status": "completed", "seconds": 4.0, "changed": 0, "acked": 20000, "in_table": 20000}
+    assert found.faults == {"engine-restarted": {"health-check": later | {"duplicates": 0, "lost": 0}}}
+
+
+def test_a_fault_that_the_machine_could_not_have_is_known() -> None:
+    said = "    - 'fault engine-restarted: skipped: no dockerd of ours'\n"
+    assert read(DATA).skipped == []
+    found = read(DATA.replace("TASK [The figures] ****\n", f"TASK [Whether it did] ****\n{said}", 1))
+    assert found.skipped == ["engine-restarted"]
+
+
 def test_what_failed_and_was_mended_is_not_told() -> None:
     found = read(OUTPUT.replace("Executed: Failed", "Executed: Successful"))
     assert found.done == ["prepare", "cleanup"]
