@@ -31,7 +31,7 @@ class Machine(support.Machine):
         (self.files / "proc/self/ns/mnt").touch()
         self.log = folder / "calls"
         self.answers = folder / "answers"
-        self.environment |= {"STREAMOPS_ENGINE_MACHINE": str(self.files), "STREAMOPS_ENGINE_PATIENCE": "1"}
+        self.environment |= {"STREAMOPS_ENGINE_MACHINE": str(self.files), "STREAMOPS_ENGINE_PATIENCE": "30"}
         self.add("id", 'test "$1" = -u && echo 0 || echo root')
 
     def client(self) -> None:
@@ -193,6 +193,7 @@ def test_there_are_never_two_daemons(machine: Machine) -> None:
     machine.whole()
     # One that lives and does not answer, as when it is suspended.
     machine.process(os.getpid(), "dockerd")
+    machine.environment["STREAMOPS_ENGINE_PATIENCE"] = "1"
     done = machine.engine()
     assert done.returncode == 1
     assert f"process {os.getpid()} is a dockerd already" in done.stdout
