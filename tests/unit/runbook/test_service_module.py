@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils import basic
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
 from ansible_collections.streamops.runbook.plugins.module_utils.runtime import systemd
 from ansible_collections.streamops.runbook.plugins.modules import service
@@ -122,3 +123,16 @@ def test_a_host_without_the_runtimes_library_is_planned_and_refused(
         service._act(params, check=False)
     with pytest.raises(ServiceError, match="no Python package"):
         service._act({**params, "state": "stopped"}, check=True)
+
+
+def test_the_hosts_journal_is_told_nothing_of_the_parameters(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    given = {"runtime": "supervisor", "state": "deployed", "definition": definition(root), "_ansible_check_mode": True}
+    # The task's own, as Ansible always sends it: it would win over a no_log of the module.
+    arguments = {"ANSIBLE_MODULE_ARGS": {**given, "_ansible_no_log": False}}
+    monkeypatch.setattr(basic, "_ANSIBLE_ARGS", json.dumps(arguments).encode())
+    monkeypatch.setattr(basic, "_ANSIBLE_PROFILE", "legacy")
+    monkeypatch.setattr(basic.AnsibleModule, "log", lambda _, text, **__: told.append(text))
+    with pytest.raises(SystemExit):
+        service.main()
+    assert told == ["Invoked; its parameters may hold secrets and are told to nobody"]

@@ -114,6 +114,17 @@ from ansible_collections.streamops.runbook.plugins.module_utils.service_files im
 )
 
 
+class _Module(AnsibleModule):  # type: ignore[misc]
+    """Writes nothing of its parameters into the host's journal: they hold the contents of files, which may be secrets.
+
+    ``no_log`` would not do: that of the module gives way to that of the task, and that of a parameter takes every word
+    of it out of the answer.
+    """
+
+    def _log_invocation(self) -> None:
+        self.log("Invoked; its parameters may hold secrets and are told to nobody")
+
+
 def _redacted(params: dict[str, Any]) -> dict[str, Any]:
     """The parameters without the contents of files, which may be secrets."""
     shown = dict(params)
@@ -205,7 +216,7 @@ def _act(params: dict[str, Any], check: bool) -> tuple[runtimes.Outcome, Service
 
 def main() -> None:
     """Entry point of the module."""
-    module = AnsibleModule(
+    module = _Module(
         argument_spec={
             "runtime": {"type": "str", "required": True, "choices": list(runtimes.NAMES)},
             "state": {
@@ -236,8 +247,6 @@ def main() -> None:
         required_if=[("state", "deployed", ("definition",))],
         required_by={"name": ("host", "root")},
         supports_check_mode=True,
-        # Keeps the parameters, which hold the contents of secret files, out of the system's log.
-        no_log=True,
     )
     invocation = _redacted(module.params)
     try:
