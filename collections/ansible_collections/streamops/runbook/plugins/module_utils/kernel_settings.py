@@ -8,13 +8,12 @@ Nothing here needs more than Python itself, because it runs on hosts.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ansible_collections.streamops.runbook.plugins.module_utils.errors import Refused, ServiceError
+from ansible_collections.streamops.runbook.plugins.module_utils.service_files import write_atomic
 
 #: Names as sysctl takes them; with a slash or two dots in it, a name would lead to another file.
 NAME = re.compile(r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)+")
@@ -145,21 +144,8 @@ def _keep(kept: Path, settings: Mapping[str, str], settled: Settled, *, plan_onl
         if plan_only:
             return
         if content:
-            _write(kept, content)
+            write_atomic(kept, content, 0o644)
         else:
             kept.unlink()
     except OSError as error:
         raise ServiceError(str(kept), error.strerror or str(error), "a file that can be written") from error
-
-
-def _write(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            os.fchmod(stream.fileno(), 0o644)
-            stream.write(content)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
