@@ -308,8 +308,13 @@ class Lab:
         planned = addresses(machines, {name: machine.address for name, machine in present.items()}, held)
         public = self._key_pair(fresh=not present)
         options = cgroup_options()
+
+        # None looks at the others meanwhile: a container that is being made is listed before it can be read.
+        def settle(name: str) -> None:
+            self._settle(name, planned[name], present.get(name), image, public, options)
+
         with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(lambda name: self._settle(name, planned[name], image, public, options), planned))
+            list(pool.map(settle, planned))
         self.await_answers(list(planned), patience)
         self._note_host_keys()
         say(f"{len(planned)} machines answer on {held}; key and host keys are in {self.root / 'ssh'}")
@@ -451,9 +456,10 @@ class Lab:
             raise MachineError(str(path), "no such file", "the key of the lab's machines", f"down --lab {self.root}")
         return path.with_suffix(".pub").read_text()
 
-    def _settle(self, name: str, address: str, image: str, public: str, options: Mapping[str, Any]) -> None:
+    def _settle(
+        self, name: str, address: str, there: Machine | None, image: str, public: str, options: Mapping[str, Any]
+    ) -> None:
         """Make the machine where it is not there, and take it out of whatever fault it is in."""
-        there = self.machines().get(name)
         container = self._create(name, address, image, options) if there is None else there.container
         if there is None or there.state == "created":
             container.put_archive("/root", _archive({".ssh/authorized_keys": public}))
