@@ -205,7 +205,7 @@ def main() -> int:
         measured = of_today(entries, load_measured(MEASURED, *newest_last))
         if missing := unmeasured(entries, measured):
             found = f"{', '.join(map(str, given.measured))}: found no figures of {'; '.join(missing)}"
-            print(f"{found}; expected those of every row. Next: make test test-hosts", file=sys.stderr)
+            print(f"{found}; expected those of every row. Next: make test", file=sys.stderr)
             return 1
         MEASURED.write_text(json.dumps(measured, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     measured = load_measured(MEASURED)

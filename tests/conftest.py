@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ALLOW_SKIP = "ALLOW_SKIP"
 _BEGAN = pytest.StashKey[float]()
+_BUSY = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,7 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Note when the run began."""
-    config.stash[_BEGAN] = time.monotonic()
+    config.stash[_BEGAN], config.stash[_BUSY] = time.monotonic(), busy()
+
+
+def busy() -> float:
+    """Return the seconds that this machine's processors have worked, all of them together."""
+    times = psutil.cpu_times()
+    # Linux counts the time of guests a second time.
+    guests = times.guest + times.guest_nice
+    return float(sum(times) - guests - times.idle - times.iowait)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -118,9 +128,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def summed(config: pytest.Config) -> dict[str, float]:
-    """Return how many tests ended how and the seconds, together with those of the parts of the run before this one."""
+    """Return how many tests ended how and the seconds, together with those of the parts of the run before this one.
+
+    :returns: ``passed``, ``failed``, ``skipped``; ``seconds``, and ``busy``, those of all processors together.
+    """
     found: dict[str, float] = {outcome: len(reports) for outcome, reports in _reports(config).items()}
-    found["seconds"] = time.monotonic() - config.stash[_BEGAN]
+    found |= {"seconds": time.monotonic() - config.stash[_BEGAN], "busy": busy() - config.stash[_BUSY]}
     path: Path | None = config.getoption("--counts")
     if path is not None:
         before: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
@@ -163,5 +176,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if counts["skipped"]:
         line += f", {counts['skipped']:.0f} skipped"
     reporter.ensure_newline()
-    for told in [*summary(config), f"all of it: {counts['seconds']:.0f} s", line]:
+    # Where it nears the whole, only less work would be quicker.
+    share = counts["busy"] / ((os.cpu_count() or 1) * max(counts["seconds"], 0.001))
+    time_line = f"all of it: {counts['seconds']:.0f} s, processors busy for {share:.0%}"
+    for told in [*summary(config), time_line, line]:
         reporter.write_line(told)

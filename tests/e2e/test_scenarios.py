@@ -1,8 +1,9 @@
 """Each Molecule scenario is a test of its own: a real fault, the real procedure, verified by data.
 
 All but those of ``APART`` run in one ``molecule test --all`` on one lab, without those that are left out
-(``--exclude-scenario``), or one alone (``--scenario``). A scenario has passed when each action of its sequence was
-executed with success: Molecule's own recap counts differently after a failure.
+(``--exclude-scenario``), and those of ``APART`` by themselves when that lab is gone; or one alone (``--scenario``). A
+scenario has passed when each action of its sequence was executed with success: Molecule's own recap counts differently
+after a failure.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from tests.conftest import ALLOW_SKIP
 
 from .conftest import ROOT, Answer, Lab
 
-# On six machines of its own, in half an hour: left out of a run of all, and counted so.
+# On six machines of its own: two stacks at once would have half of this machine each.
 APART = ("hosts",)
-SCENARIOS = sorted(path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml"))
+SCENARIOS = sorted(
+    (path.parent.name for path in (ROOT / "molecule").glob("*/molecule.yml")), key=lambda name: (name in APART, name)
+)
 PROOFS = [proof for entry in catalog.load(ROOT / "config" / "runbook").values() for proof in entry.proved_by]
 # They are of the lab, which all scenarios share.
 LAB_ACTIONS = ("create", "destroy")
@@ -154,7 +157,7 @@ def left_out(config: pytest.Config) -> tuple[str, ...]:
     excluded: list[str] = config.getoption("--exclude-scenario")
     allowed = os.environ.get(ALLOW_SKIP, "").split(",")
     named = [name for name in SCENARIOS if f"test_scenario[{name}]" in allowed]
-    return tuple(dict.fromkeys([*APART, *excluded, *named]))
+    return tuple(dict.fromkeys([*excluded, *named]))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -172,32 +175,50 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in [alone] if alone else SCENARIOS:
         marks = [pytest.mark.fault(fault) for fault in faults(name)]
         if name in left_out(metafunc.config):
-            marks = [pytest.mark.skip(reason=f"make test-{name}" if name in APART else "left out by its name")]
+            marks = [pytest.mark.skip(reason="left out by its name")]
         params.append(pytest.param(name, marks=marks))
     metafunc.parametrize("scenario", params)
 
 
+class Runs:
+    """The runs of ``molecule test``, each of them made when its first scenario is asked for.
+
+    :param lab: deploys the lab that all scenarios but those of ``APART`` share, and returns it.
+    :param options: of the run on that lab.
+    """
+
+    def __init__(self, bare_lab: Lab, lab: Callable[[], Lab], options: list[str]) -> None:
+        self.bare_lab, self.lab, self.options = bare_lab, lab, options
+        self.answers: dict[str, Answer] = {}
+
+    def of(self, scenario: str) -> Answer:
+        """Return what Molecule said of the scenario; each line is shown as it comes."""
+        name = scenario if scenario in APART else ""
+        if name not in self.answers:
+            lab, options = (self.bare_lab, [f"--scenario-name={name}"]) if name else (self.lab(), self.options)
+            environment = {
+                "LAB_NEEDED": "no" if name else "yes",
+                "MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache" / "molecule"),
+                "NO_COLOR": "1",
+            }
+            (ROOT / ".cache" / "molecule" / "state.yml").unlink(missing_ok=True)
+            self.answers[name] = lab.run("molecule", "test", *options, live=True, more=environment)
+        return self.answers[name]
+
+
 @pytest.fixture(scope="session")
-def molecule(request: pytest.FixtureRequest) -> Answer:
-    """Run every scenario once, or one alone; each line is shown as it comes."""
+def runs(bare_lab: Lab, request: pytest.FixtureRequest) -> Runs:
+    """Every scenario once, or one alone."""
     alone = str(request.config.getoption("--scenario"))
-    lab: Lab = request.getfixturevalue("bare_lab" if alone in APART else "lab")
-    needed = "no" if alone in APART else "yes"
-    environment = {
-        "LAB_NEEDED": needed,
-        "MOLECULE_EPHEMERAL_DIRECTORY": str(ROOT / ".cache" / "molecule"),
-        "NO_COLOR": "1",
-    }
-    without = [f"--exclude={name}" for name in left_out(request.config)]
-    which = [f"--scenario-name={alone}"] if alone else ["--all", *without]
-    (ROOT / ".cache" / "molecule" / "state.yml").unlink(missing_ok=True)
-    return lab.run("molecule", "test", *which, live=True, more=environment)
+    without = [f"--exclude={name}" for name in dict.fromkeys([*APART, *left_out(request.config)])]
+    options = [f"--scenario-name={alone}"] if alone else ["--all", *without]
+    return Runs(bare_lab, lambda: request.getfixturevalue("lab"), options)
 
 
 def test_scenario(
-    molecule: Answer, scenario: str, record_property: Callable[[str, object], None], request: pytest.FixtureRequest
+    runs: Runs, scenario: str, record_property: Callable[[str, object], None], request: pytest.FixtureRequest
 ) -> None:
-    found = measured(molecule)[scenario]
+    found = measured(runs.of(scenario))[scenario]
     # What was not injected was not proven, whatever the catalog says of the scenario.
     properties = request.node.user_properties
     properties[:] = [pair for pair in properties if pair not in [("fault", fault) for fault in found.skipped]]
@@ -210,6 +231,8 @@ def test_scenario(
     )
 
 
-def test_molecule_itself_ended_well(molecule: Answer) -> None:
-    assert molecule.code == 0
-    assert "Missing playbook" not in molecule.output
+def test_molecule_itself_ended_well(runs: Runs) -> None:
+    assert runs.answers
+    for answer in runs.answers.values():
+        assert answer.code == 0
+        assert "Missing playbook" not in answer.output

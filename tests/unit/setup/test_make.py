@@ -185,7 +185,7 @@ class TestSummary:
         code, lines = self.lines(tmp_path, self.TESTS)
         assert code == 1
         assert lines[-5:-2] == ["scenario default: 12 s", "faults proven: 2, 14, outage", "faults not proven: 30"]
-        assert re.fullmatch(r"all of it: \d+ s", lines[-2])
+        assert re.fullmatch(r"all of it: \d+ s, processors busy for \d+%", lines[-2])
         assert lines[-1] == "5 passed, 1 failed"
 
     def test_the_end_says_why_a_scenario_failed(self, tmp_path: Path) -> None:
