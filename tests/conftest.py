@@ -43,9 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def busy() -> float:
     """Return the seconds that this machine's processors have worked, all of them together."""
     times = psutil.cpu_times()
-    # Linux counts the time of guests a second time.
-    guests = times.guest + times.guest_nice
-    return float(sum(times) - guests - times.idle - times.iowait)
+    # Linux counts the time of guests a second time, and beside it what other machines took from this one.
+    others = times.guest + times.guest_nice + times.steal
+    return float(sum(times) - others - times.idle - times.iowait)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -149,7 +149,8 @@ def bare_lab(request: pytest.FixtureRequest) -> Lab:
 
     root = ROOT / ".cache" / "lab"
     EVIDENCE.mkdir(parents=True, exist_ok=True)
-    OUTPUTS.unlink(missing_ok=True)
+    for said in (OUTPUTS, EVIDENCE / "ansible.log"):
+        said.unlink(missing_ok=True)
     # As .config/molecule/config.yml says it: both bring up the same lab.
     own = {
         "SANDBOX_ROOT": str(root),

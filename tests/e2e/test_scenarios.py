@@ -232,7 +232,7 @@ def test_scenario(
 
 
 def test_molecule_itself_ended_well(runs: Runs) -> None:
-    assert runs.answers
+    assert runs.answers, "no scenario was run before this test"
     for answer in runs.answers.values():
         assert answer.code == 0
         assert "Missing playbook" not in answer.output

@@ -59,7 +59,7 @@ def test_a_scenario_that_failed_is_named(tmp_path: Path) -> None:
 def test_what_is_excluded_is_told_to_the_tests_and_may_be_skipped(
     given: str | None, allowed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # `make test`, of which this is a part, has one of its own.
+    # Whoever runs this test may have set one.
     monkeypatch.delenv("ALLOW_SKIP", raising=False)
     if given is not None:
         monkeypatch.setenv("ALLOW_SKIP", given)
