@@ -16,11 +16,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def make(*arguments: str) -> str:
+    # Options and variables that an outer make was called with would reach this one.
+    outer = re.findall(r"(\w+)=", os.environ.get("MAKEFLAGS", ""))
     done = subprocess.run(
         ["make", *arguments],
         cwd=ROOT,
-        # Options of an outer make would reach this one.
-        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name not in outer},
         capture_output=True,
         text=True,
         timeout=60,
