@@ -138,9 +138,7 @@ def test_options_that_name_no_scenario_or_two_things_at_once_are_refused() -> No
     assert "expected one of the two" in collected("--scenario=default", "--exclude-scenario=containers").stdout
 
 
-def test_excluded_and_allowed_scenarios_are_left_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_excluded_and_allowed_scenarios_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     class Asked(dict[str, object]):
         def getoption(self, name: str) -> object:
             return self[name]
